@@ -1,0 +1,38 @@
+# Two commands: `make demo` runs the main job, `make test` runs every check. Both build .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format docs benchmarks clean
+
+demo: $(STAMP)
+	mkdir -p demo
+	$(BIN)/dualpath plan deepseek-660b-2p4d --html demo/plan.html --picture demo/plan.png --json demo/plan.json
+	@echo "pictures: demo/plan.png, demo/plan.html"
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m docs.generate
+
+benchmarks: $(STAMP)
+	for name in closed_form linear_program cold_start trace_reading; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+# Reinstalled only when the project's own requirements change.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

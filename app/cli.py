@@ -1,0 +1,265 @@
+"""The ``dualpath`` command. Each function parses, calls one function of the toolkit, and shows.
+
+``--json -`` prints one JSON object on standard output and nothing else. Exit codes: 0 done, 1 the
+question has no answer, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from dualpath_model.errors import DualPathError, InputError
+
+app = typer.Typer(
+    help="Plan dual-path KV-cache loading for disaggregated LLM serving.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+trace_app = typer.Typer(help="Recorded sessions.", no_args_is_help=True)
+llm_app = typer.Typer(help="LLM architectures: KV bytes, FLOPs.", no_args_is_help=True)
+node_app = typer.Typer(help="Machines of the catalog.", no_args_is_help=True)
+app.add_typer(trace_app, name="trace")
+app.add_typer(llm_app, name="llm")
+app.add_typer(node_app, name="node")
+
+JsonOption = Annotated[
+    str | None,
+    typer.Option("--json", metavar="-|FILE", help="Write JSON to standard output (-) or a file."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from dualpath_model import __version__
+
+        print(f"dualpath {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def plan(
+    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    json: JsonOption = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write one picture (.png or .svg).")] = None,
+    solver: Annotated[Literal["highs", "cbc"], typer.Option(help="LP solver.")] = "highs",
+) -> None:
+    """Say what limits a cluster, how to split the reads, and what that gains."""
+    from app.examples import find_scenario
+    from dualpath_model.scenario import load_scenario
+    from solvers import planner
+
+    asked = load_scenario(find_scenario(scenario))
+    answer = planner.plan(asked, backend=solver)
+    if html is not None:
+        from app.report import write_report
+
+        write_report(answer, asked, html)
+        _say(f"wrote {html}")
+    if picture is not None:
+        from app.picture import draw_plan
+
+        draw_plan(answer, picture)
+        _say(f"wrote {picture}")
+
+    def show() -> None:
+        from app.show import show_plan
+
+        show_plan(answer)
+
+    _emit(json, lambda: planner.to_json(answer), show)
+
+
+@app.command()
+def examples() -> None:
+    """List the shipped example scenarios."""
+    from app.examples import example_dir, example_names
+    from dualpath_model import yaml_lines
+
+    for name in example_names():
+        title = yaml_lines.read(example_dir() / f"{name}.yaml").data.get("name", "")
+        print(f"{name:32} {title}")
+
+
+@app.command()
+def schema(
+    kind: Annotated[Literal["scenario", "plan"], typer.Argument(help="Which file format.")],
+) -> None:
+    """Print the JSON Schema of a file format."""
+    if kind == "scenario":
+        from dualpath_model.scenario import ScenarioSpec
+
+        described = ScenarioSpec.model_json_schema()
+    else:
+        from pydantic import TypeAdapter
+
+        from solvers.planner import Plan
+
+        described = TypeAdapter(Plan).json_schema(mode="serialization")
+    print(_dump({"$schema": "https://json-schema.org/draft/2020-12/schema", **described}))
+
+
+@trace_app.command("stats")
+def trace_stats(
+    path: Annotated[Path, typer.Argument(help="A file or folder of recorded sessions.")],
+    llm: Annotated[
+        list[str] | None, typer.Option(help="LLM for the byte figures; repeatable.")
+    ] = None,
+    scope: Annotated[
+        Literal["session", "global"] | None,
+        typer.Option(help="Where a block counts as seen (default: as the format means it)."),
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Largest inflated size of one file (default 2 GiB).")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Say what a folder or file of recorded sessions contains."""
+    from app.statistics import trace_statistics
+    from dualpath_model.quantities import Dimension, parse
+
+    limit = None if max_bytes is None else int(parse(max_bytes, Dimension.BYTES))
+    found = trace_statistics(path, llm or ["deepseek-v3.2"], scope=scope, max_inflated_bytes=limit)
+
+    def show() -> None:
+        from app.show import show_trace_statistics
+
+        show_trace_statistics(found)
+
+    _emit(json, lambda: found, show)
+
+
+@llm_app.command("list")
+def llm_list(json: JsonOption = None) -> None:
+    """List the LLMs of the catalog."""
+    from app.statistics import llm_summary
+    from dualpath_model.catalog.llms import llm_names
+
+    found = {name: llm_summary(name) for name in llm_names()}
+
+    def show() -> None:
+        from app.show import show_llms
+
+        show_llms(found)
+
+    _emit(json, lambda: found, show)
+
+
+@llm_app.command("show")
+def llm_show(
+    name: Annotated[str, typer.Argument(help="Catalog name, or a Hugging Face config.json.")],
+    json: JsonOption = None,
+) -> None:
+    """Show one LLM: shape, KV bytes, parameters, sources."""
+    from app.statistics import llm_details
+
+    found = llm_details(name)
+
+    def show() -> None:
+        from app.show import show_fields
+
+        show_fields(name, found)
+
+    _emit(json, lambda: found, show)
+
+
+@llm_app.command("cache-compute")
+def llm_cache_compute(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Catalog names; default: the paper's Table 1.")
+    ] = None,
+    append: Annotated[str, typer.Option(help="Appended tokens.")] = "429",
+    context: Annotated[
+        list[str] | None, typer.Option(help="Cached tokens (16K is 16,000); repeatable.")
+    ] = None,
+    kv_dtype: Annotated[
+        Literal["bf16", "fp8", "fp8_ds_mla"] | None,
+        typer.Option(help="KV-cache format; default: the LLM's own."),
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Print KV bytes to load per FLOP to compute (the paper's Table 1)."""
+    from app.statistics import TABLE_1_LLMS, cache_compute
+    from dualpath_model.quantities import parse_count
+
+    contexts = [parse_count(text) for text in (context or ["16K", "64K"])]
+    found = {
+        name: cache_compute(name, contexts, parse_count(append), kv_dtype)
+        for name in (names or TABLE_1_LLMS)
+    }
+
+    def show() -> None:
+        from app.show import show_cache_compute
+
+        show_cache_compute(found)
+
+    _emit(json, lambda: found, show)
+
+
+@node_app.command("list")
+def node_list(json: JsonOption = None) -> None:
+    """List the machines of the catalog."""
+    from app.statistics import node_summary
+    from dualpath_model.catalog.nodes import node_names
+
+    found = {name: node_summary(name) for name in node_names()}
+
+    def show() -> None:
+        from app.show import show_nodes
+
+        show_nodes(found)
+
+    _emit(json, lambda: found, show)
+
+
+def _emit(target: str | None, data: Callable[[], Any], show: Callable[[], None]) -> None:
+    """Show for people, or write JSON where ``target`` says."""
+    if target is None:
+        show()
+    elif target == "-":
+        print(_dump(data()))
+    else:
+        from app.files import write_atomically
+
+        write_atomically(Path(target), _dump(data()) + "\n")
+        show()
+        _say(f"wrote {target}")
+
+
+def _dump(data: Any) -> str:
+    import orjson
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(data, option=options).decode()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line and turn errors into one sentence and an exit code."""
+    try:
+        app()
+    except DualPathError as error:
+        _say(f"dualpath: {error}")
+        sys.exit(error.exit_code)
+    except MemoryError:
+        _say(
+            f"dualpath: {InputError('the input needs more memory than there is; use a smaller one')}"
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

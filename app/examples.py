@@ -1,0 +1,34 @@
+"""Shipped examples, found by name wherever the package is installed."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from dualpath_model.errors import InputError, nearest
+
+
+def example_dir() -> Path:
+    """Return the folder of shipped scenarios (the repository's ``examples/``)."""
+    return Path(str(resources.files("dualpath_examples")))
+
+
+def example_names() -> list[str]:
+    """Return the names that ``dualpath plan NAME`` takes."""
+    return sorted(path.stem for path in example_dir().glob("*.yaml"))
+
+
+def find_scenario(given: str) -> Path:
+    """Return the scenario file that ``given`` means: a path, or the name of a shipped example.
+
+    Raises InputError with the nearest names if it is neither.
+    """
+    path = Path(given)
+    if path.exists() or path.suffix in {".yaml", ".yml", ".json"} or "/" in given:
+        return path  # reading it reports a missing file or a folder
+    names = example_names()
+    if given in names:
+        return example_dir() / f"{given}.yaml"
+    close = nearest(given, names)
+    hint = f"the nearest are {', '.join(close)}" if close else f"there are {', '.join(names)}"
+    raise InputError(f"scenario '{given}' is neither a file nor a shipped example; {hint}")

@@ -1,0 +1,283 @@
+"""Terminal output for people: rich tables over the same data that ``--json`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dualpath_model.quantities import Dimension, show
+from solvers.planner import Plan, ResourceName, Utilisation
+
+_RATE = Dimension.BYTES_PER_S
+_UNITS = {"gpu": "FLOP/s", "hbm_space": "B"}
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _name(name: ResourceName) -> str:
+    return f"{name.pool} {name.resource} {name.direction}"
+
+
+def _si(value: float, unit: str) -> str:
+    return show(value, Dimension.BYTES).removesuffix("B") + unit
+
+
+def show_plan(plan: Plan) -> None:
+    """Print a plan: the finding first, then the tables behind it."""
+    console = _console()
+    console.print(f"[bold]{escape(plan.scenario)}[/bold]")
+    console.print(
+        f"{escape(plan.llm)} ({plan.kv_dtype} KV) on {plan.prefill_nodes} prefill and "
+        f"{plan.decode_nodes} decode nodes; {plan.workload.hit_rate:.1%} of "
+        f"{plan.workload.mean_prompt_tokens:,.0f} prompt tokens are read back, "
+        f"{show(plan.workload.read_bytes_per_request, Dimension.BYTES)} a request\n"
+    )
+    console.print(_headline(plan))
+    console.print(_utilisation_table(plan))
+    console.print(_upgrade_table(plan))
+    console.print(_neighbour_table(plan))
+    console.print(_parameter_table(plan))
+    for note in plan.notes:
+        console.print(f"note: {escape(note)}")
+
+
+def _headline(plan: Plan) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    basic, best = plan.throughput_basic_requests_per_s, plan.throughput_requests_per_s
+    table.add_row(
+        "limits today (Basic)", f"{_name(plan.bottleneck_basic)}, {basic:,.1f} requests/s"
+    )
+    table.add_row("read through decode", f"{plan.split:.1%} of the KV bytes (split x)")
+    table.add_row(
+        "with both paths",
+        f"{best:,.1f} requests/s ({plan.speedup_over_basic:.2f}x Basic, "
+        f"{plan.sessions_per_s:.3g} sessions/s)",
+    )
+    table.add_row("then limited by", ", ".join(map(_name, plan.binding)) or _name(plan.bottleneck))
+    if plan.throughput_oracle_requests_per_s is not None:
+        table.add_row(
+            "compute limit (Oracle)",
+            f"{plan.throughput_oracle_requests_per_s:,.1f} requests/s; the plan reaches "
+            f"{plan.fraction_of_oracle:.1%}",
+        )
+    table.add_row("P/D ratio", _range_text(plan))
+    for engine in plan.decode_engines:
+        table.add_row(
+            "decode engine",
+            f"{escape(engine.node)}: batch {engine.batch:,.1f}, "
+            f"{show(engine.step_s, Dimension.SECONDS)} a step (limit: {engine.limit})",
+        )
+    return table
+
+
+def _range_text(plan: Plan) -> str:
+    found = plan.bottleneck_free
+    if found.low is None:
+        return f"{found.ratio:.3g}; bottleneck-free range not defined ({found.reason})"
+    high = "∞" if found.high is None else f"{found.high:.3g}"
+    verdict = "inside" if found.holds else "OUTSIDE"
+    return f"{found.ratio:.3g}, {verdict} the bottleneck-free range [{found.low:.3g}, {high}]"
+
+
+def _utilisation_table(plan: Plan) -> Table:
+    """One line a pool and resource: the fullest node; single nodes are in the JSON."""
+    table = Table(title="Utilisation (fullest node of each pool)", title_justify="left")
+    table.add_column("resource", no_wrap=True)
+    for heading in ("a node has", "Basic", "dual path", "1 % more gives"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    grouped: dict[tuple[str, str, str], list[Utilisation]] = {}
+    for row in plan.utilisation:
+        grouped.setdefault((row.pool, row.resource, row.direction), []).append(row)
+    for (pool, resource, direction), rows in grouped.items():
+        fullest = max(rows, key=lambda row: row.dual_path)
+        gain = sum(row.elasticity for row in rows)
+        table.add_row(
+            f"{pool} {resource} {direction}",
+            _si(fullest.capacity, _UNITS.get(resource, "B/s")),
+            f"{max(row.basic for row in rows):.1%}",
+            f"{fullest.dual_path:.1%}",
+            f"+{gain:.2f} %" if gain > 5e-5 else "",
+        )
+    return table
+
+
+def _upgrade_table(plan: Plan) -> Table:
+    table = Table(title="What one more unit buys", title_justify="left")
+    table.add_column("change")
+    table.add_column("requests/s", justify="right")
+    table.add_column("gain", justify="right")
+    for upgrade in plan.upgrades:
+        rate = f"{upgrade.throughput_requests_per_s:,.1f}"
+        table.add_row(upgrade.change, rate, f"{upgrade.gain:+.1%}")
+    return table
+
+
+def _neighbour_table(plan: Plan) -> Table:
+    table = Table(title="Neighbouring P/D ratios", title_justify="left")
+    for heading in ("P", "D", "split", "requests/s", "a node", "over Basic", "limited by"):
+        table.add_column(heading, justify="left" if heading == "limited by" else "right")
+    for row in plan.neighbours:
+        here = (row.prefill_nodes, row.decode_nodes) == (plan.prefill_nodes, plan.decode_nodes)
+        style = "bold" if here else None
+        if row.bottleneck is None:
+            cells = ["-", "-", "-", "-", escape(row.reason or "")]
+        else:
+            cells = [
+                f"{row.split:.1%}",
+                f"{row.throughput_requests_per_s:,.1f}",
+                f"{row.requests_per_s_per_node:,.1f}",
+                f"{row.speedup_over_basic:.2f}x",
+                _name(row.bottleneck),
+            ]
+        table.add_row(str(row.prefill_nodes), str(row.decode_nodes), *cells, style=style)
+    return table
+
+
+def _parameter_table(plan: Plan) -> Table:
+    found = plan.scheduler_parameters
+    table = Table(title="Scheduler parameters", title_justify="left")
+    table.add_column("parameter")
+    table.add_column("value", justify="right")
+    table.add_column("meaning")
+    weights: dict[tuple[str, float], int] = {}
+    for node in found.nodes:
+        kind = (node.pool, round(node.read_weight, 6))
+        weights[kind] = weights.get(kind, 0) + 1
+    rows = [
+        ("alpha", f"{found.alpha_tokens:,.0f} tokens", "a read queue up to this is short"),
+        ("beta", f"{found.beta_tokens:,.0f} tokens", "an engine beyond this gets no work"),
+        ("quota", show(found.quota_s, Dimension.SECONDS), "attention time of a forward batch"),
+        ("Z factor", f"{found.z_factor:g}", "decode balance: at most this times the mean"),
+        ("block", f"{found.block_tokens} tokens", "full block, the unit of storage"),
+        ("split x", f"{found.split:.4f}", "fraction of reads through decode nodes"),
+    ]
+    for (pool, weight), count in weights.items():
+        rows.append((f"read weight, {pool}", f"{weight:.4f}", f"share of reads of {count} node(s)"))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def show_trace_statistics(found: Mapping[str, Any]) -> None:
+    """Print ``dualpath trace stats``."""
+    console = _console()
+    console.print(f"[bold]{escape(str(found['source']))}[/bold]")
+    console.print(
+        f"{found['sessions']:,} sessions, {found['model_calls']:,} model calls "
+        f"({found['turns']:,} turns, {found['sub_agent_calls']:,} calls of "
+        f"{found['sub_agents']:,} sub-agents), {found['compactions']:,} compactions"
+    )
+    console.print(
+        f"mean prompt {found['mean_prompt_tokens']:,.0f} tokens, append "
+        f"{found['mean_append_tokens']:,.0f}, output {found['mean_output_tokens']:,.0f}; hit rate "
+        f"{found['hit_rate']:.1%} of tokens"
+        + (f", {found['block_hit_rate']:.1%} of blocks" if found.get("block_hit_rate") else "")
+    )
+    table = Table(title="Percentiles", title_justify="left")
+    table.add_column("")
+    names = list(next(iter(found["percentiles"].values())))
+    for name in names:
+        table.add_column(name, justify="right")
+    for quantity, values in found["percentiles"].items():
+        table.add_row(quantity, *(f"{values[name]:,.4g}" for name in names))
+    console.print(table)
+    table = Table(title="Reading the hits back", title_justify="left")
+    for heading in ("LLM", "KV", "bytes/token", "read a call", "read in all", "GB/PFLOP"):
+        table.add_column(heading, justify="left" if heading in ("LLM", "KV") else "right")
+    for name, llm in found["llms"].items():
+        table.add_row(
+            escape(name),
+            llm["kv_dtype"],
+            show(llm["kv_bytes_per_token"], Dimension.BYTES),
+            show(llm["read_bytes_per_call"], Dimension.BYTES),
+            show(llm["read_bytes"], Dimension.BYTES),
+            f"{1e6 * llm['cache_compute_bytes_per_flop']:.3g}",
+        )
+    console.print(table)
+
+
+def show_llms(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print ``dualpath llm list``."""
+    table = Table()
+    for heading in ("LLM", "attention", "parameters", "active", "KV", "KV bytes/token", "context"):
+        table.add_column(heading, justify="left" if heading in ("LLM", "attention") else "right")
+    for name, llm in found.items():
+        table.add_row(
+            name,
+            llm["attention"],
+            f"{llm['total_params'] / 1e9:,.1f} B",
+            f"{llm['active_params'] / 1e9:,.1f} B",
+            llm["kv_dtype"],
+            show(llm["kv_bytes_per_token"], Dimension.BYTES, 4),
+            f"{llm['max_context_tokens']:,}",
+        )
+    _console().print(table)
+
+
+def show_nodes(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print ``dualpath node list``."""
+    table = Table()
+    for heading in ("node", "GPUs", "compute NICs", "storage NICs", "host link", "DRAM", "USD/h"):
+        table.add_column(heading, justify="left" if heading in ("node", "GPUs") else "right")
+    for name, node in found.items():
+        link, dram = node["host_link_bytes_per_s"], node["dram_bytes_per_s"]
+        price = node["price_usd_per_hour"]
+        table.add_row(
+            name,
+            f"{node['gpus']} x {node['gpu']}",
+            show(node["compute_bytes_per_s"], _RATE),
+            "shared" if node["shares_nic"] else show(node["storage_bytes_per_s"], _RATE),
+            "" if link is None else show(link, _RATE),
+            "" if dram is None else show(dram, _RATE),
+            "" if price is None else f"{price:,.2f}",
+        )
+    _console().print(table)
+
+
+def show_cache_compute(found: Mapping[str, list[dict[str, float]]]) -> None:
+    """Print ``dualpath llm cache-compute``."""
+    table = Table(title="KV-cache to load per compute (paper, Table 1)", title_justify="left")
+    for heading in ("LLM", "context", "append", "KV bytes", "FLOPs", "GB/PFLOP"):
+        table.add_column(heading, justify="left" if heading == "LLM" else "right")
+    for name, rows in found.items():
+        for row in rows:
+            table.add_row(
+                escape(name),
+                f"{row['context_tokens']:,}",
+                f"{row['append_tokens']:,}",
+                show(row["kv_bytes"], Dimension.BYTES),
+                _si(row["flops"], "FLOP"),
+                f"{row['gb_per_pflop']:.1f}",
+            )
+    _console().print(table)
+
+
+def show_fields(title: str, found: Mapping[str, Any]) -> None:
+    """Print nested fields as an indented list."""
+    console = _console()
+    console.print(f"[bold]{escape(title)}[/bold]")
+
+    def lines(value: Any, name: str, depth: int) -> None:
+        indent = "  " * depth
+        if isinstance(value, Mapping):
+            console.print(f"{indent}{escape(name)}:")
+            for key, inner in value.items():
+                lines(inner, str(key), depth + 1)
+        elif isinstance(value, list):
+            console.print(f"{indent}{escape(name)}:")
+            for inner in value:
+                console.print(f"{indent}  - {escape(str(inner))}", soft_wrap=True)
+        else:
+            text = f"{value:,.6g}" if isinstance(value, float) else str(value)
+            console.print(f"{indent}{escape(name)}: {escape(text)}", soft_wrap=True)
+
+    for key, value in found.items():
+        lines(value, key, 1)

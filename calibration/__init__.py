@@ -1,0 +1,1 @@
+"""Where measured numbers come from: GPU, storage and network of a real machine."""

@@ -1,0 +1,233 @@
+"""The closed form: optimal split, throughput bound and bottleneck of homogeneous pools, in array ops.
+
+Serving one request a second at split x uses the share ``u_r(x) = (base_r + slope_r x) / capacity_r`` of
+each capacity r, a straight line in x. The best split minimises the highest line; the throughput bound is
+one over that height. Over 0 <= x <= 1 the lowest point of the upper envelope is, by LP duality in one
+variable, the greatest of: every level line, every falling line at x = 1, every rising line at x = 0, and
+the crossing of every falling with every rising line. No iteration, so it runs over arrays of any shape.
+
+Where a level line (GPU compute, say) is the highest there is a whole interval of optimal splits; the one
+returned minimises the highest *sloped* line, so that answers are unique and leave most room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dualpath_model.loads import Amount, Demand, Loads, movement
+from dualpath_model.paths import Direction, Key, Payload, Pool, Resource, StepTable
+
+Array = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.intp]
+
+_CHUNK = 16_384  # elements: the working set of a chunk stays in the second-level cache
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Answers for one configuration or an array of them; all arrays have the broadcast shape.
+
+    ``bottleneck`` and ``bottleneck_basic`` index into ``keys``. Rates are requests/s.
+    """
+
+    keys: tuple[Key, ...]
+    split: Array
+    throughput: Array
+    throughput_basic: Array
+    bottleneck: Positions
+    bottleneck_basic: Positions
+
+    @property
+    def speedup_over_basic(self) -> Array:
+        """Throughput bound over that of reading on the prefill nodes only."""
+        return self.throughput / self.throughput_basic
+
+
+def solve(demand: Demand, capacity: Mapping[Key, Amount]) -> Bound:
+    """Return optimal split, throughput and bottleneck where ``capacity`` limits ``demand``.
+
+    Demands and capacities may be scalars or arrays, which broadcast against each other. Keys without
+    a capacity do not limit. Capacities must be positive; at least one key must be in both.
+    """
+    keys = tuple(key for key in capacity if key in demand.base)
+    lines = [
+        (
+            np.asarray(demand.base[key] / np.asarray(capacity[key], dtype=float)),
+            np.asarray(demand.slope.get(key, 0.0) / np.asarray(capacity[key], dtype=float)),
+        )
+        for key in keys
+    ]
+    shape = np.broadcast_shapes(*(part.shape for line in lines for part in line))
+    if not shape:
+        return Bound(keys, *_lowest_envelope(lines))
+    rates = [np.empty(shape) for _ in range(3)]
+    positions = [np.empty(shape, np.intp) for _ in range(2)]
+    rows = max(1, _CHUNK * shape[0] // math.prod(shape))
+    for start in range(0, shape[0], rows):
+        part = slice(start, start + rows)
+        found = _lowest_envelope(
+            [
+                (_rows(base, part, len(shape)), _rows(slope, part, len(shape)))
+                for base, slope in lines
+            ]
+        )
+        for whole, piece in zip((*rates, *positions), found, strict=True):
+            whole[part] = piece
+    return Bound(keys, rates[0], rates[1], rates[2], positions[0], positions[1])
+
+
+def _rows(values: Array, part: slice, dims: int) -> Array:
+    """Cut the leading axis of ``values`` if it has one that varies."""
+    return values[part] if values.ndim == dims and values.shape[0] > 1 else values
+
+
+_Found = tuple[Array, Array, Array, Positions, Positions]
+
+
+def _lowest_envelope(lines: list[tuple[Array, Array]]) -> _Found:
+    """Minimise over x in [0, 1] the highest of the lines ``base + slope x``.
+
+    Returns x, one over the height there, one over the height at x = 0, and which line is the highest
+    at each of the two.
+    """
+    falling = [line for line in lines if (line[1] < 0).any()]
+    rising = [line for line in lines if (line[1] > 0).any()]
+    height, split = np.asarray(-np.inf), np.asarray(0.0)
+    for base, slope in rising:  # at its lowest at x = 0
+        candidate = np.where(slope > 0, base, -np.inf)
+        height = np.maximum(height, candidate)
+    for base, slope in falling:  # at its lowest at x = 1
+        candidate = np.where(slope < 0, base + slope, -np.inf)
+        split = np.where(candidate > height, 1.0, split)
+        height = np.maximum(height, candidate)
+    for base, slope in falling:
+        for other_base, other_slope in rising:
+            crosses = (slope < 0) & (other_slope > 0)
+            x = (base - other_base) / np.where(crosses, other_slope - slope, np.inf)
+            candidate = base + slope * x
+            # A crossing outside [0, 1] lies below an end of the envelope, which is in the race.
+            higher = crosses & (candidate > height) & (x > 0.0) & (x < 1.0)
+            split = np.where(higher, x, split)
+            height = np.where(higher, candidate, height)
+    highest, first = _highest([base + slope * split for base, slope in lines])
+    basic, first_basic = _highest([base for base, _ in lines])
+    return split, 1.0 / highest, 1.0 / basic, first, first_basic
+
+
+_TIE = 1.0 + 1e-12
+"""Two lines that cross at the optimum are equal but for rounding; the one listed first is named."""
+
+
+def _highest(heights: list[Array]) -> tuple[Array, Positions]:
+    highest = heights[0]
+    first: Positions = np.zeros(highest.shape, dtype=np.intp)
+    for index, height in enumerate(heights[1:], start=1):
+        first = np.where(height > highest * _TIE, index, first)
+        highest = np.maximum(highest, height)
+    return highest, first
+
+
+def of_loads(loads: Loads) -> tuple[Demand, dict[Key, float]]:
+    """Return demand and pooled capacity of a homogeneous cluster, ready for :func:`solve`.
+
+    Raises ValueError if a pool has more than one kind of node (the LP takes those).
+    """
+    if not loads.homogeneous:
+        raise ValueError("the closed form needs homogeneous pools; use solvers.linear")
+    demand = loads.shared_demand
+    capacity = dict(loads.shared_capacity)
+    for _, group in loads.all_groups():
+        demand = demand + group.demand
+        capacity |= {key: rate * group.count for key, rate in group.capacity.items()}
+    return demand, {key: capacity[key] for key in sorted(capacity, key=_reading_order)}
+
+
+_RESOURCE_ORDER = {resource: position for position, resource in enumerate(Resource)}
+_POOL_ORDER = {pool: position for position, pool in enumerate(Pool)}
+
+
+def _reading_order(key: Key) -> tuple[int, int, str]:
+    """Prefill before decode before shared; within a pool as :class:`Resource` lists them."""
+    return _POOL_ORDER[key.pool], _RESOURCE_ORDER[key.resource], key.direction.value
+
+
+# ---- the bottleneck-free range (paper, section 4.2) ----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RatioCondition:
+    """One capacity's condition on P/D: ``low <= P/D <= high`` (0 and inf where it sets none)."""
+
+    key: Key
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class BottleneckFree:
+    """The range of P/D in which saturated storage NICs on both sides saturate nothing else."""
+
+    low: float
+    high: float
+    conditions: tuple[RatioCondition, ...]
+
+    def holds(self, ratio: float) -> bool:
+        """Whether a P/D ratio lies in the range (its ends included)."""
+        return self.low <= ratio <= self.high
+
+
+def bottleneck_free(
+    table: StepTable,
+    prefill_rate: Mapping[Key, float],
+    decode_rate: Mapping[Key, float],
+) -> BottleneckFree:
+    """Return the bottleneck-free range of P/D for hit traffic alone (paper, section 4.2).
+
+    ``prefill_rate`` and ``decode_rate`` are one node's capacities in bytes/s; both need an SNIC in.
+    With SNIC rates S_p and S_d a prefill node carries S_p of prefill-read traffic and S_d D/P of
+    decode-read traffic, a decode node S_p P/D and S_d: each capacity then bounds P/D from one side.
+    Raises ValueError if a pool has no storage NIC of its own: the range is not defined.
+    """
+    hits = table.carrying(Payload.HIT)
+    demand = movement(hits, {Payload.HIT: 1.0})
+    snic_prefill = prefill_rate.get(Key(Pool.PREFILL, Resource.SNIC, Direction.IN))
+    snic_decode = decode_rate.get(Key(Pool.DECODE, Resource.SNIC, Direction.IN))
+    if snic_prefill is None or snic_decode is None:
+        raise ValueError("the bottleneck-free range needs a storage NIC on both sides")
+    conditions = []
+    for key, rate in {**prefill_rate, **decode_rate}.items():
+        if key.resource is Resource.SNIC or key not in demand.base:
+            continue
+        by_prefill = demand.base[key]  # bytes over this capacity per byte on each path
+        by_decode = demand.base[key] + demand.slope.get(key, 0.0)
+        if key.pool is Pool.PREFILL:
+            own, other = float(by_prefill) * snic_prefill, float(by_decode) * snic_decode
+            low, high = _floor(other, rate - own), np.inf
+        else:
+            own, other = float(by_decode) * snic_decode, float(by_prefill) * snic_prefill
+            low, high = 0.0, _ceiling(rate - own, other)
+        conditions.append(RatioCondition(key, low, high))
+    return BottleneckFree(
+        low=max((c.low for c in conditions), default=0.0),
+        high=min((c.high for c in conditions), default=np.inf),
+        conditions=tuple(conditions),
+    )
+
+
+def _floor(load: float, room: float) -> float:
+    """Least P/D with ``load / ratio <= room``."""
+    if load == 0:
+        return 0.0 if room >= 0 else np.inf
+    return load / room if room > 0 else np.inf
+
+
+def _ceiling(room: float, load: float) -> float:
+    """Greatest P/D with ``load * ratio <= room`` (negative room: no ratio will do)."""
+    if load == 0:
+        return np.inf if room >= 0 else 0.0
+    return max(room, 0.0) / load

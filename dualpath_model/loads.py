@@ -1,0 +1,428 @@
+"""Loads: step table x LLM x workload -> what one request asks of each resource, affine in the split x.
+
+``demand(x) = base + slope * x`` for each :class:`paths.Key`: bytes for NICs, memories, fabric and
+storage, FLOP for GPUs, byte-seconds for HBM space. Entries may be floats or arrays of any shape that
+broadcast, so one call answers for a whole grid of configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dualpath_model.cluster import Cluster, Efficiencies, Node, groups, movement_capacity
+from dualpath_model.errors import InfeasibleError
+from dualpath_model.llm import KvDtype, Llm, Tokens
+from dualpath_model.paths import (
+    PAPER,
+    Direction,
+    Key,
+    Passages,
+    Payload,
+    Pool,
+    Resource,
+    StepTable,
+    passages,
+)
+from dualpath_model.quantities import Dimension, show
+from dualpath_model.workload import Workload
+
+Amount = Tokens
+Payloads = Mapping[Payload, Amount]
+
+PREFILL_GPU = Key(Pool.PREFILL, Resource.GPU, Direction.COMPUTE)
+DECODE_GPU = Key(Pool.DECODE, Resource.GPU, Direction.COMPUTE)
+DECODE_HBM = Key(Pool.DECODE, Resource.HBM, Direction.BOTH)
+PREFILL_HBM = Key(Pool.PREFILL, Resource.HBM, Direction.BOTH)
+DECODE_SPACE = Key(Pool.DECODE, Resource.HBM_SPACE, Direction.OCCUPY)
+
+
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    """How one pool splits the LLM: GPUs a tensor-parallel group, GPUs an expert-parallel group.
+
+    ``expert`` 0: whole nodes, as few as hold the weights in half of the usable HBM, at most the pool.
+    """
+
+    tensor: int = 1
+    expert: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Latency promise to a turn: first token and mean gap of the later ones, seconds."""
+
+    ttft_s: float = 4.0
+    tpot_s: float = 0.05
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the LLM is served: everything about a request's load that is not hardware or workload."""
+
+    kv_dtype: KvDtype
+    prefill: Parallelism = field(default_factory=Parallelism)
+    decode: Parallelism = field(default_factory=Parallelism)
+    table: StepTable = PAPER
+    dram_cache_hit_share: float = 0.0
+    """Fraction of the hit bytes found in the prefill nodes' DRAM (no storage read)."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one request asks of each capacity: ``base + slope * x``."""
+
+    base: Mapping[Key, Amount]
+    slope: Mapping[Key, Amount] = field(default_factory=dict)
+
+    def at(self, split: Amount) -> dict[Key, Amount]:
+        """Return the demand at split x."""
+        return {key: base + self.slope.get(key, 0.0) * split for key, base in self.base.items()}
+
+    def __add__(self, other: Demand) -> Demand:
+        """Add the demands of two parts of a request."""
+        return Demand(_sum(self.base, other.base), _sum(self.slope, other.slope))
+
+    def only(self, *pools: Pool) -> Demand:
+        """Keep the capacities of these pools."""
+        return Demand(
+            {key: amount for key, amount in self.base.items() if key.pool in pools},
+            {key: amount for key, amount in self.slope.items() if key.pool in pools},
+        )
+
+    def on_shared_nic(self, pool: Pool) -> Demand:
+        """Send the storage traffic of ``pool`` over its compute NICs.
+
+        What arrives from storage is written to the node's memory like any other arrival (SNIC in ->
+        CNIC write); what leaves for storage is read from it (SNIC out -> CNIC read).
+        """
+        moves = {
+            Key(pool, Resource.SNIC, Direction.IN): Key(pool, Resource.CNIC, Direction.WRITE),
+            Key(pool, Resource.SNIC, Direction.OUT): Key(pool, Resource.CNIC, Direction.READ),
+        }
+
+        def moved(part: Mapping[Key, Amount]) -> dict[Key, Amount]:
+            kept = {key: amount for key, amount in part.items() if key not in moves}
+            return _sum(kept, {moves[key]: part[key] for key in moves if key in part})
+
+        return Demand(moved(self.base), moved(self.slope))
+
+
+def _sum(left: Mapping[Key, Amount], right: Mapping[Key, Amount]) -> dict[Key, Amount]:
+    total = dict(left)
+    for key, amount in right.items():
+        total[key] = total[key] + amount if key in total else amount
+    return total
+
+
+@dataclass(frozen=True)
+class RequestMeans:
+    """What the static models need of LLM and workload: means per request (turn), all turns equal.
+
+    The three ``decode_*`` figures are means per generated token.
+    """
+
+    payloads: Payloads
+    prefill_flops: float
+    prompt_tokens: float
+    output_tokens: float
+    decode_read_bytes: float
+    decode_flops: float
+    decode_context_bytes: float
+
+
+def request_means(llm: Llm, workload: Workload, dtype: KvDtype) -> RequestMeans:
+    """Average over the turns: exact also where a quantity is not linear in the tokens."""
+    hit = float(np.mean(llm.kv_bytes(workload.hit_tokens, dtype)))
+    prompt = float(np.mean(llm.kv_bytes(workload.prompt_tokens, dtype)))
+    stored = llm.kv_bytes_per_token(dtype)
+    output = workload.output_tokens
+    weights = output if output.any() else np.ones_like(output)
+    context = (
+        workload.prompt_tokens + 0.5 * output
+    )  # the mean over the tokens that a turn generates
+
+    def per_token(amount: Amount) -> float:
+        return float(np.average(amount, weights=weights))
+
+    return RequestMeans(
+        payloads={
+            Payload.HIT: hit,
+            Payload.MISS: prompt - hit,
+            Payload.APPENDED: float(workload.miss_tokens.mean()) * stored,
+            Payload.GENERATED: workload.mean_output_tokens * stored,
+        },
+        prefill_flops=float(
+            np.mean(llm.prefill_flops(workload.hit_tokens, workload.miss_tokens).total)
+        ),
+        prompt_tokens=workload.mean_prompt_tokens,
+        output_tokens=workload.mean_output_tokens,
+        decode_read_bytes=per_token(llm.decode_read_bytes(context, dtype)),
+        decode_flops=per_token(llm.decode_flops(context)),
+        decode_context_bytes=per_token(llm.kv_bytes(context, dtype)),
+    )
+
+
+def movement(
+    table: StepTable,
+    payloads: Payloads,
+    *,
+    cache_share: Amount = 0.0,
+    replication: Mapping[Pool, float] | None = None,
+) -> Demand:
+    """Return the bytes that one request moves over each capacity.
+
+    Each payload amount and ``cache_share`` may be an array; all broadcast. A missing payload is zero.
+    """
+    always = _amounts(
+        passages((step for path in table.always for step in path.steps), replication), payloads
+    )
+    prefill = _amounts(passages(table.prefill_read.steps, replication), payloads)
+    decode = _amounts(passages(table.decode_read.steps, replication), payloads)
+    cache = _amounts(passages(table.cache_read.steps, replication), payloads)
+    from_storage = 1.0 - cache_share
+    base = _sum(always, {key: amount * from_storage for key, amount in prefill.items()})
+    if np.any(np.asarray(cache_share) > 0):
+        base = _sum(base, {key: amount * cache_share for key, amount in cache.items()})
+    slope = {
+        key: (decode.get(key, 0.0) - prefill.get(key, 0.0)) * from_storage
+        for key in prefill | decode
+    }
+    slope = {key: amount for key, amount in slope.items() if np.any(np.asarray(amount) != 0)}
+    return Demand(_sum(base, dict.fromkeys(slope, 0.0)), slope)
+
+
+def _amounts(counted: Passages, payloads: Payloads) -> dict[Key, Amount]:
+    amounts: dict[Key, Amount] = {}
+    for key, counts in counted.items():
+        parts = [count * payloads[p] for p, count in counts.items() if p in payloads]
+        if parts:
+            amounts[key] = sum(parts[1:], start=parts[0])
+    return amounts
+
+
+# ---- decode: the operating point of an engine ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePoint:
+    """How a decode engine (a tensor-parallel group of GPUs) runs at its largest allowed batch."""
+
+    batch: float
+    step_s: float
+    limit: str
+    """What stops the batch from growing: "tpot" or "hbm space"."""
+    weight_bytes: float
+    """Weight bytes that one GPU reads in a step."""
+
+
+def decode_point(
+    llm: Llm,
+    means: RequestMeans,
+    node: Node,
+    serving: Serving,
+    slo: Slo,
+    efficiencies: Efficiencies,
+    pool_gpus: int,
+) -> DecodePoint:
+    """Return the largest batch whose step stays within the TPOT and whose KV-cache fits the HBM.
+
+    Step time = max(bytes read / HBM rate, FLOPs / GPU rate), as in a roofline. Raises InfeasibleError
+    if the weights or one request do not fit, or if a batch of one is already slower than the TPOT.
+    """
+    tensor = serving.decode.tensor
+    expert = expert_degree(llm, node, serving.decode, efficiencies, pool_gpus)
+    copies = llm.replication(tensor) / tensor
+    free = hbm_space(llm, node, serving.decode, efficiencies, pool_gpus)
+    hbm_rate = node.gpu.hbm_bytes_per_s * efficiencies.hbm
+    gpu_rate = node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.decode_mfu
+
+    def weights(batch: float) -> float:
+        return float(llm.decode_weight_read_bytes(tensor, expert, batch * expert / tensor))
+
+    def step_s(batch: float) -> float:
+        memory = (weights(batch) + batch * means.decode_read_bytes * copies) / hbm_rate
+        return max(memory, batch * means.decode_flops / tensor / gpu_rate)
+
+    request = means.decode_context_bytes * copies
+    fits = free / request
+    if fits < 1:
+        raise InfeasibleError(
+            f"{node.name}: {show(free, Dimension.BYTES)} of a decode GPU's HBM are left beside the "
+            f"weights, less than one request's {show(request, Dimension.BYTES)} of KV-cache; raise "
+            f"parallelism.decode or take a GPU with more HBM"
+        )
+    if step_s(1.0) > slo.tpot_s:
+        raise InfeasibleError(
+            f"slo.tpot {show(slo.tpot_s, Dimension.SECONDS)} cannot be met: on {node.name} a decode "
+            f"step of a single request already takes {show(step_s(1.0), Dimension.SECONDS)}"
+        )
+    if step_s(fits) <= slo.tpot_s:
+        return DecodePoint(fits, step_s(fits), "hbm space", weights(fits))
+    low, high = 1.0, fits
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if step_s(middle) <= slo.tpot_s else (low, middle)
+    return DecodePoint(low, step_s(low), "tpot", weights(low))
+
+
+def expert_degree(
+    llm: Llm, node: Node, parallelism: Parallelism, efficiencies: Efficiencies, pool_gpus: int
+) -> int:
+    """Return the GPUs over which the experts are spread; see :class:`Parallelism`."""
+    if parallelism.expert:
+        return parallelism.expert
+    if not llm.ffn.experts:
+        return parallelism.tensor
+    half = 0.5 * node.gpu.hbm_bytes * efficiencies.hbm_usable
+    degree = max(node.gpus, parallelism.tensor)
+    while degree < pool_gpus and llm.resident_weight_bytes(parallelism.tensor, degree) > half:
+        degree += node.gpus
+    return min(degree, pool_gpus)
+
+
+def hbm_space(
+    llm: Llm, node: Node, parallelism: Parallelism, efficiencies: Efficiencies, pool_gpus: int
+) -> float:
+    """Return the HBM bytes of one GPU left for KV-cache. Raises InfeasibleError if there are none."""
+    expert = expert_degree(llm, node, parallelism, efficiencies, pool_gpus)
+    usable = node.gpu.hbm_bytes * efficiencies.hbm_usable
+    resident = llm.resident_weight_bytes(parallelism.tensor, expert)
+    if resident >= usable:
+        raise InfeasibleError(
+            f"{llm.name} does not fit: with tensor parallelism {parallelism.tensor} and expert "
+            f"parallelism {expert} each GPU of {node.name} would hold "
+            f"{show(resident, Dimension.BYTES)} of weights, but {show(usable, Dimension.BYTES)} of its "
+            f"HBM are usable; raise parallelism or add nodes"
+        )
+    return usable - resident
+
+
+# ---- a cluster under a workload ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NodeLoad:
+    """Nodes that are alike: their positions in the pool, a request's demand, one node's capacity."""
+
+    node: Node
+    positions: tuple[int, ...]
+    demand: Demand
+    compute: Demand
+    """The part of ``demand`` that is not KV movement: what the Oracle still has to do."""
+    capacity: Mapping[Key, float]
+    decode_point: DecodePoint | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of nodes in the group."""
+        return len(self.positions)
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Everything a static solver needs: grouped nodes of both pools, and what the cluster shares."""
+
+    prefill: tuple[NodeLoad, ...]
+    decode: tuple[NodeLoad, ...]
+    shared_demand: Demand
+    shared_capacity: Mapping[Key, float]
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether each pool has one kind of node."""
+        return len(self.prefill) == 1 and len(self.decode) == 1
+
+    def groups(self, pool: Pool) -> tuple[NodeLoad, ...]:
+        """Return the node groups of a pool."""
+        return self.prefill if pool is Pool.PREFILL else self.decode
+
+    def all_groups(self) -> Iterator[tuple[Pool, NodeLoad]]:
+        """Yield each group with its pool, prefill first."""
+        for pool in (Pool.PREFILL, Pool.DECODE):
+            for group in self.groups(pool):
+                yield pool, group
+
+
+def cluster_loads(
+    cluster: Cluster,
+    llm: Llm,
+    means: RequestMeans,
+    serving: Serving,
+    slo: Slo,
+    efficiencies: Efficiencies,
+    limits: frozenset[Resource] = frozenset(Resource),
+) -> Loads:
+    """Return the loads of a workload's ``means`` on ``cluster``; only ``limits`` can run out.
+
+    Raises InfeasibleError if the LLM does not fit the GPUs or the TPOT cannot be met.
+    """
+    moved = movement(
+        serving.table,
+        means.payloads,
+        cache_share=serving.dram_cache_hit_share,
+        replication={
+            Pool.PREFILL: llm.replication(serving.prefill.tensor),
+            Pool.DECODE: llm.replication(serving.decode.tensor),
+        },
+    )
+    grouped: dict[Pool, tuple[NodeLoad, ...]] = {}
+    for pool in (Pool.PREFILL, Pool.DECODE):
+        pool_gpus = sum(node.gpus for node in cluster.nodes(pool))
+        parallelism = serving.prefill if pool is Pool.PREFILL else serving.decode
+        loads = []
+        for node, positions in groups(cluster.nodes(pool)).items():
+            space = hbm_space(llm, node, parallelism, efficiencies, pool_gpus)
+            capacity = movement_capacity(node, pool, efficiencies)
+            hbm = node.gpus * node.gpu.hbm_bytes_per_s * efficiencies.hbm
+            rate = node.gpus * node.gpu.flop_per_s(llm.compute_dtype)
+            point = None
+            if pool is Pool.PREFILL:
+                compute = Demand({PREFILL_GPU: means.prefill_flops})
+                capacity |= {PREFILL_HBM: hbm, PREFILL_GPU: rate * efficiencies.prefill_mfu}
+            else:
+                point = decode_point(llm, means, node, serving, slo, efficiencies, pool_gpus)
+                compute = _decode_compute(llm, means, serving, point)
+                capacity |= {DECODE_HBM: hbm, DECODE_SPACE: node.gpus * space}
+                capacity[DECODE_GPU] = rate * efficiencies.decode_mfu
+            demand = moved.only(pool) + compute
+            if node.shares_nic:
+                demand = demand.on_shared_nic(pool)
+            limiting = {key: rate for key, rate in capacity.items() if key.resource in limits}
+            loads.append(NodeLoad(node, tuple(positions), demand, compute, limiting, point))
+        grouped[pool] = tuple(loads)
+    return Loads(
+        prefill=grouped[Pool.PREFILL],
+        decode=grouped[Pool.DECODE],
+        shared_demand=moved.only(Pool.CLUSTER),
+        shared_capacity={k: r for k, r in cluster.capacity().items() if k.resource in limits},
+    )
+
+
+def _decode_compute(llm: Llm, means: RequestMeans, serving: Serving, point: DecodePoint) -> Demand:
+    """Return what generating a request's tokens asks of a node's GPUs at the operating point."""
+    tensor = serving.decode.tensor
+    copies = llm.replication(tensor)
+    read = tensor * point.weight_bytes / point.batch + means.decode_read_bytes * copies
+    return Demand(
+        {
+            DECODE_GPU: means.output_tokens * means.decode_flops,
+            DECODE_HBM: means.output_tokens * read,
+            DECODE_SPACE: means.output_tokens * point.step_s * means.decode_context_bytes * copies,
+        }
+    )
+
+
+def oracle_throughput(loads: Loads) -> float:
+    """Return requests/s if moving KV-cache cost nothing: GPUs and HBM alone (inf: none limits)."""
+    best: dict[Pool, float] = {}
+    for pool, group in loads.all_groups():
+        rates = [
+            rate / group.compute.base[key]
+            for key, rate in group.capacity.items()
+            if group.compute.base.get(key)
+        ]
+        best[pool] = best.get(pool, 0.0) + group.count * float(min(rates, default=np.inf))
+    return min(best.values())

@@ -1,0 +1,461 @@
+"""A scenario: the cluster, the LLM, the workload and the promise to users. YAML in, frozen objects out.
+
+:class:`ScenarioSpec` is the file as people write it (quantities with units, names of catalog entries);
+:func:`resolve` turns it into a :class:`Scenario`, in which every name is looked up and everything is SI.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dualpath_model import yaml_lines
+from dualpath_model.catalog.efficiencies import default_efficiencies
+from dualpath_model.catalog.llms import load_llm, parse_llm
+from dualpath_model.catalog.nodes import NodeSpec, load_node
+from dualpath_model.cluster import Cluster, Efficiencies, Node
+from dualpath_model.errors import InputError
+from dualpath_model.llm import KvDtype, Llm
+from dualpath_model.loads import (
+    Loads,
+    Parallelism,
+    RequestMeans,
+    Serving,
+    Slo,
+    cluster_loads,
+    request_means,
+)
+from dualpath_model.parameters import SchedulerRules
+from dualpath_model.paths import PAPER, Payload, Phase, Pool, Resource, StepTable
+from dualpath_model.quantities import Bytes, BytesPerSecond, Seconds
+from dualpath_model.workload import Workload, from_moments
+from dualpath_model.yaml_lines import Document
+
+MOST_NODES = 100_000
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _one_line(text: str) -> str:
+    if not text.strip() or any(ord(letter) < 32 for letter in text):
+        raise ValueError(f"{text!r} must be one line of text without control characters")
+    return text
+
+
+Name = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Efficiency = Annotated[float, Field(gt=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1, le=MOST_NODES)]
+PositiveTokens = Annotated[float, Field(gt=0.0, le=1e9)]
+TokenCount = Annotated[float, Field(ge=0.0, le=1e9)]
+
+
+class NodeGroupSpec(_Spec):
+    """Nodes that are alike. ``node``: catalog name, path of a node or profile file, or inline."""
+
+    node: str | NodeSpec
+    count: Count = 1
+
+
+class StorageSpec(_Spec):
+    """The storage service as a whole; leave out what does not limit."""
+
+    read: BytesPerSecond | None = None
+    write: BytesPerSecond | None = None
+
+
+class ClusterSpec(_Spec):
+    """Two pools, each one group or a list of groups, and what they share."""
+
+    prefill: NodeGroupSpec | list[NodeGroupSpec]
+    decode: NodeGroupSpec | list[NodeGroupSpec]
+    storage: StorageSpec = StorageSpec()
+    fabric: BytesPerSecond | None = Field(
+        default=None, description="compute network between the pools, per direction"
+    )
+
+
+class ParallelismSpec(_Spec):
+    """GPUs over which one copy of the LLM is split. ``expert`` left out: as few nodes as hold it."""
+
+    tensor: Annotated[int, Field(ge=1, le=1024)] = 1
+    expert: Annotated[int, Field(ge=0, le=8192)] = 0
+
+
+class PoolsParallelismSpec(_Spec):
+    """Parallelism of each pool."""
+
+    prefill: ParallelismSpec = ParallelismSpec()
+    decode: ParallelismSpec = ParallelismSpec()
+
+
+class SyntheticSpecModel(_Spec):
+    """The seeded generator. ``row`` takes the means of the paper's Table 2; fields override it."""
+
+    row: Literal["32K", "48K", "64K"] = "64K"
+    sessions: Annotated[int, Field(ge=1, le=200_000)] = 500
+    seed: Annotated[int, Field(ge=0)] = 0
+    turns: Annotated[float, Field(ge=2.0, le=100_000)] | None = None
+    append_tokens: PositiveTokens | None = None
+    generate_tokens: PositiveTokens | None = None
+    total_tokens: PositiveTokens | None = None
+    context_tokens: PositiveTokens | None = None
+
+
+class TraceSpec(_Spec):
+    """Recorded sessions: a file or folder in any format that ``dualpath trace stats`` reads."""
+
+    path: str
+    scope: Literal["session", "global"] | None = None
+    max_bytes: Bytes | None = Field(default=None, description="largest inflated size of one file")
+
+
+class MomentsSpec(_Spec):
+    """One turn that stands for all: either hit and miss tokens, or context and append."""
+
+    hit_tokens: TokenCount | None = None
+    miss_tokens: TokenCount | None = None
+    prompt_tokens: PositiveTokens | None = None
+    output_tokens: TokenCount
+
+    @model_validator(mode="after")
+    def _two_of_three(self) -> MomentsSpec:
+        given = [self.hit_tokens, self.miss_tokens, self.prompt_tokens]
+        if sum(value is not None for value in given) != 2:
+            raise ValueError("give exactly two of hit_tokens, miss_tokens and prompt_tokens")
+        if (
+            self.hit_tokens is not None
+            and self.prompt_tokens is not None
+            and self.hit_tokens > self.prompt_tokens
+        ):
+            raise ValueError(
+                f"hit_tokens {self.hit_tokens:g} is more than prompt_tokens {self.prompt_tokens:g}; "
+                f"hits are a part of the prompt"
+            )
+        return self
+
+
+class WorkloadSpec(_Spec):
+    """Exactly one source of sessions."""
+
+    synthetic: SyntheticSpecModel | None = None
+    trace: TraceSpec | str | None = None
+    moments: MomentsSpec | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> WorkloadSpec:
+        if sum(part is not None for part in (self.synthetic, self.trace, self.moments)) != 1:
+            raise ValueError("give exactly one of synthetic, trace and moments")
+        return self
+
+
+class SloSpec(_Spec):
+    """Latency promise (defaults: the paper's)."""
+
+    ttft: Seconds = 4.0
+    tpot: Seconds = 0.05
+
+
+class EfficienciesSpec(_Spec):
+    """Shares of the data-sheet rates; left out: catalog/efficiencies.yaml, with meaning and source."""
+
+    snic: Efficiency | None = None
+    cnic: Efficiency | None = None
+    dram: Efficiency | None = None
+    hbm: Efficiency | None = None
+    prefill_mfu: Efficiency | None = None
+    decode_mfu: Efficiency | None = None
+    hbm_usable: Efficiency | None = None
+
+
+class TrafficSpec(_Spec):
+    """Which traffic counts. The paper's analysis is ``{miss: false, write_back: false}``."""
+
+    miss: bool = True
+    hand_off: bool = True
+    decode_start: bool = True
+    write_back: bool = True
+
+
+class DramCacheSpec(_Spec):
+    """Hits answered from the prefill nodes' DRAM without a storage read."""
+
+    hit_share: Fraction = 0.0
+
+
+class SchedulerSpec(_Spec):
+    """The paper's scheduler constants (section 6.1)."""
+
+    alpha: Seconds = 3.0
+    beta: Seconds = 5.0
+    quota: Seconds = 0.3
+    z_factor: Annotated[float, Field(ge=1.0, le=10.0)] = 1.05
+    block_tokens: Annotated[int, Field(ge=1, le=65536)] = 64
+
+
+ResourceName = Literal[
+    "snic", "cnic", "dram", "host_link", "hbm", "hbm_space", "gpu", "fabric", "storage"
+]
+
+
+class ScenarioSpec(_Spec):
+    """A scenario file."""
+
+    name: Name
+    description: str = ""
+    llm: str | dict[str, Any]
+    kv_dtype: Literal["bf16", "fp8", "fp8_ds_mla"] | None = None
+    cluster: str | ClusterSpec
+    parallelism: PoolsParallelismSpec = PoolsParallelismSpec()
+    workload: WorkloadSpec
+    slo: SloSpec = SloSpec()
+    efficiencies: EfficienciesSpec = EfficienciesSpec()
+    traffic: TrafficSpec = TrafficSpec()
+    dram_cache: DramCacheSpec = DramCacheSpec()
+    scheduler: SchedulerSpec = SchedulerSpec()
+    limits: list[ResourceName] | None = Field(
+        default=None, description="resources that can run out; left out: all that are known"
+    )
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A resolved scenario: everything looked up, in SI."""
+
+    name: str
+    description: str
+    llm: Llm
+    cluster: Cluster
+    workload: Workload
+    serving: Serving
+    slo: Slo
+    efficiencies: Efficiencies
+    rules: SchedulerRules
+    limits: frozenset[Resource]
+
+    @cached_property
+    def means(self) -> RequestMeans:
+        """Means per request; computed once, and kept by :meth:`on`."""
+        return request_means(self.llm, self.workload, self.serving.kv_dtype)
+
+    def loads(self) -> Loads:
+        """Return the loads of the workload on the cluster. Raises InfeasibleError."""
+        return cluster_loads(
+            self.cluster,
+            self.llm,
+            self.means,
+            self.serving,
+            self.slo,
+            self.efficiencies,
+            self.limits,
+        )
+
+    def on(self, cluster: Cluster) -> Scenario:
+        """Return the same scenario on another cluster."""
+        other = replace(self, cluster=cluster)
+        other.__dict__["means"] = self.means  # the cached value does not depend on the cluster
+        return other
+
+    def with_nodes(self, prefill: int, decode: int) -> Scenario:
+        """Return the scenario with so many nodes a pool; the commonest kind is added or removed.
+
+        Raises InputError if a count is below 1.
+        """
+        cluster = replace(
+            self.cluster,
+            prefill=_resize(self.cluster.prefill, prefill, "prefill"),
+            decode=_resize(self.cluster.decode, decode, "decode"),
+        )
+        return self.on(cluster)
+
+    def with_each_node(self, pool: Pool, change: Callable[[Node], Node]) -> Scenario:
+        """Return the scenario with ``change`` applied to every node of a pool."""
+        nodes = tuple(change(node) for node in self.cluster.nodes(pool))
+        if pool is Pool.PREFILL:
+            return self.on(replace(self.cluster, prefill=nodes))
+        return self.on(replace(self.cluster, decode=nodes))
+
+
+def _resize(nodes: tuple[Node, ...], count: int, pool: str) -> tuple[Node, ...]:
+    if count < 1:
+        raise InputError(f"{pool} nodes: {count} is not allowed; at least 1 is needed")
+    resized = list(nodes)
+    while len(resized) > count:
+        commonest = Counter(resized).most_common(1)[0][0]
+        last = len(resized) - 1 - resized[::-1].index(commonest)
+        resized.pop(last)
+    commonest = Counter(resized).most_common(1)[0][0]
+    return tuple(resized + [commonest] * (count - len(resized)))
+
+
+def load_scenario(path: str | Path) -> Scenario:
+    """Read a scenario file. Paths inside it are relative to its folder.
+
+    Raises InputError with file, line, field, value and remedy.
+    """
+    document = yaml_lines.read(Path(path))
+    return resolve(parse_spec(document), Path(path).parent, document)
+
+
+def parse_spec(document: Document) -> ScenarioSpec:
+    """Validate a parsed file. Raises InputError for its first mistake."""
+    try:
+        return ScenarioSpec.model_validate(document.data)
+    except ValidationError as error:
+        raise yaml_lines.explain(error, document, ScenarioSpec) from None
+
+
+def resolve(spec: ScenarioSpec, base_dir: Path, document: Document | None = None) -> Scenario:
+    """Look up everything that ``spec`` names; ``document`` gives the lines for messages."""
+
+    def at(*location: str | int) -> _Place:
+        return _Place(document, location)
+
+    with at("llm"):
+        llm = load_llm(spec.llm, base_dir) if isinstance(spec.llm, str) else parse_llm(spec.llm)
+    kv_dtype = KvDtype(spec.kv_dtype) if spec.kv_dtype else llm.default_kv_dtype
+    with at("kv_dtype"):
+        llm.kv_bytes_per_token(kv_dtype)
+    with at("cluster"):
+        cluster_spec, cluster_dir, cluster_at = _cluster_spec(spec.cluster, base_dir, at)
+    cluster = _resolve_cluster(cluster_spec, cluster_dir, cluster_at)
+    defaults = default_efficiencies()
+    given = spec.efficiencies.model_dump(exclude_none=True)
+    with at("workload"):
+        workload = _resolve_workload(spec.workload, base_dir, spec.scheduler.block_tokens)
+    for pool in (Pool.PREFILL, Pool.DECODE):
+        tensor = getattr(spec.parallelism, pool.value).tensor
+        smallest = min(node.gpus for node in cluster.nodes(pool))
+        if tensor > smallest:
+            with at("parallelism", pool.value, "tensor"):
+                raise InputError(
+                    f"{tensor} is more than the {smallest} GPUs of a node; a tensor-parallel group "
+                    f"stays inside one node, so give at most {smallest}"
+                )
+    return Scenario(
+        name=spec.name,
+        description=spec.description,
+        llm=llm,
+        cluster=cluster,
+        workload=workload,
+        serving=Serving(
+            kv_dtype=kv_dtype,
+            prefill=Parallelism(**spec.parallelism.prefill.model_dump()),
+            decode=Parallelism(**spec.parallelism.decode.model_dump()),
+            table=_table(spec.traffic),
+            dram_cache_hit_share=spec.dram_cache.hit_share,
+        ),
+        slo=Slo(spec.slo.ttft, spec.slo.tpot),
+        efficiencies=replace(defaults, **given),
+        rules=SchedulerRules(
+            spec.scheduler.alpha,
+            spec.scheduler.beta,
+            spec.scheduler.quota,
+            spec.scheduler.z_factor,
+            spec.scheduler.block_tokens,
+        ),
+        limits=frozenset(map(Resource, spec.limits)) if spec.limits else frozenset(Resource),
+    )
+
+
+class _Place:
+    """Put file and line in front of an InputError that a look-up raises."""
+
+    def __init__(self, document: Document | None, location: tuple[str | int, ...]) -> None:
+        self._document, self._location = document, location
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, InputError) or self._document is None:
+            return
+        location = self._location
+        while location and location not in self._document.lines:
+            location = location[:-1]
+        line = self._document.lines.get(location, 1)
+        field = ".".join(map(str, self._location))
+        raise InputError(f"{self._document.file}:{line}: {field}: {error}") from None
+
+
+def _cluster_spec(
+    given: str | ClusterSpec, base_dir: Path, at: Callable[..., _Place]
+) -> tuple[ClusterSpec, Path, Callable[..., _Place]]:
+    """Return the cluster's spec: inline, or from a file that holds just a cluster."""
+    if isinstance(given, ClusterSpec):
+        return given, base_dir, at
+    path = base_dir / given
+    document = yaml_lines.read(path)
+    try:
+        spec = ClusterSpec.model_validate(document.data)
+    except ValidationError as error:
+        raise yaml_lines.explain(error, document, ClusterSpec) from None
+    return spec, path.parent, lambda *location: _Place(document, location[1:])
+
+
+def _resolve_cluster(spec: ClusterSpec, base_dir: Path, at: Callable[..., _Place]) -> Cluster:
+    pools: dict[str, tuple[Node, ...]] = {}
+    for pool in ("prefill", "decode"):
+        given = getattr(spec, pool)
+        groups = given if isinstance(given, list) else [given]
+        nodes: list[Node] = []
+        for index, group in enumerate(groups):
+            place = (pool, index) if isinstance(given, list) else (pool,)
+            with at("cluster", *place, "node"):
+                if isinstance(group.node, str):
+                    node = load_node(group.node, base_dir)
+                else:
+                    node = group.node.to_node(f"{pool} group {index + 1}")
+            nodes += [node] * group.count
+        pools[pool] = tuple(nodes)
+    return Cluster(
+        prefill=pools["prefill"],
+        decode=pools["decode"],
+        storage_read_bytes_per_s=spec.storage.read,
+        storage_write_bytes_per_s=spec.storage.write,
+        fabric_bytes_per_s=spec.fabric,
+    )
+
+
+def _resolve_workload(spec: WorkloadSpec, base_dir: Path, block_tokens: int) -> Workload:
+    if spec.moments is not None:
+        given = spec.moments
+        prompt, hit, miss = given.prompt_tokens, given.hit_tokens, given.miss_tokens
+        if hit is None:
+            hit = (prompt or 0.0) - (miss or 0.0)
+        if miss is None:
+            miss = (prompt or 0.0) - hit
+        return from_moments(hit, miss, given.output_tokens)
+    if spec.trace is not None:
+        from dualpath_model.traces import load_workload
+
+        trace = TraceSpec(path=spec.trace) if isinstance(spec.trace, str) else spec.trace
+        extra = {} if trace.max_bytes is None else {"max_inflated_bytes": int(trace.max_bytes)}
+        return load_workload(base_dir / trace.path, scope=trace.scope, **extra)
+    assert spec.synthetic is not None
+    from dualpath_model.traces.synthetic import TABLE_2, generate
+
+    given_means = spec.synthetic.model_dump(exclude_none=True, exclude={"row"})
+    return generate(replace(TABLE_2[spec.synthetic.row], block_tokens=block_tokens, **given_means))
+
+
+def _table(traffic: TrafficSpec) -> StepTable:
+    phases = {Phase.READ, Phase.LOAD}
+    if traffic.hand_off:
+        phases.add(Phase.HAND_OFF)
+    if traffic.decode_start:
+        phases.add(Phase.DECODE_START)
+    if traffic.write_back:
+        phases.add(Phase.WRITE_BACK)
+    table = PAPER.where(lambda step: step.phase in phases)
+    if traffic.miss:
+        return table
+    return table.carrying(Payload.HIT, Payload.APPENDED, Payload.GENERATED)
