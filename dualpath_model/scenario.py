@@ -17,10 +17,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dualpath_model import yaml_lines
 from dualpath_model.catalog.efficiencies import default_efficiencies
+from dualpath_model.catalog.files import looks_like_path, shipped
 from dualpath_model.catalog.llms import load_llm, parse_llm
 from dualpath_model.catalog.nodes import NodeSpec, load_node
 from dualpath_model.cluster import Cluster, Efficiencies, Node
-from dualpath_model.errors import InputError
+from dualpath_model.errors import InputError, unknown_name
 from dualpath_model.llm import KvDtype, Llm
 from dualpath_model.loads import (
     Loads,
@@ -51,11 +52,11 @@ def _one_line(text: str) -> str:
 
 
 Name = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Efficiency = Annotated[float, Field(gt=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1, le=MOST_NODES)]
-PositiveTokens = Annotated[float, Field(gt=0.0, le=1e9)]
-TokenCount = Annotated[float, Field(ge=0.0, le=1e9)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Efficiency = Annotated[float, Field(gt=0.0, le=1.0, strict=True)]
+Count = Annotated[int, Field(ge=1, le=MOST_NODES, strict=True)]
+PositiveTokens = Annotated[float, Field(gt=0.0, le=1e9, strict=True)]
+TokenCount = Annotated[float, Field(ge=0.0, le=1e9, strict=True)]
 
 
 class NodeGroupSpec(_Spec):
@@ -86,8 +87,8 @@ class ClusterSpec(_Spec):
 class ParallelismSpec(_Spec):
     """GPUs over which one copy of the LLM is split. ``expert`` left out: as few nodes as hold it."""
 
-    tensor: Annotated[int, Field(ge=1, le=1024)] = 1
-    expert: Annotated[int, Field(ge=0, le=8192)] = 0
+    tensor: Annotated[int, Field(ge=1, le=1024, strict=True)] = 1
+    expert: Annotated[int, Field(ge=0, le=8192, strict=True)] = 0
 
 
 class PoolsParallelismSpec(_Spec):
@@ -101,9 +102,9 @@ class SyntheticSpecModel(_Spec):
     """The seeded generator. ``row`` takes the means of the paper's Table 2; fields override it."""
 
     row: Literal["32K", "48K", "64K"] = "64K"
-    sessions: Annotated[int, Field(ge=1, le=200_000)] = 500
-    seed: Annotated[int, Field(ge=0)] = 0
-    turns: Annotated[float, Field(ge=2.0, le=100_000)] | None = None
+    sessions: Annotated[int, Field(ge=1, le=200_000, strict=True)] = 500
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    turns: Annotated[float, Field(ge=2.0, le=100_000, strict=True)] | None = None
     append_tokens: PositiveTokens | None = None
     generate_tokens: PositiveTokens | None = None
     total_tokens: PositiveTokens | None = None
@@ -197,8 +198,8 @@ class SchedulerSpec(_Spec):
     alpha: Seconds = 3.0
     beta: Seconds = 5.0
     quota: Seconds = 0.3
-    z_factor: Annotated[float, Field(ge=1.0, le=10.0)] = 1.05
-    block_tokens: Annotated[int, Field(ge=1, le=65536)] = 64
+    z_factor: Annotated[float, Field(ge=1.0, le=10.0, strict=True)] = 1.05
+    block_tokens: Annotated[int, Field(ge=1, le=65536, strict=True)] = 64
 
 
 ResourceName = Literal[
@@ -389,9 +390,14 @@ class _Place:
 def _cluster_spec(
     given: str | ClusterSpec, base_dir: Path, at: Callable[..., _Place]
 ) -> tuple[ClusterSpec, Path, Callable[..., _Place]]:
-    """Return the cluster's spec: inline, or from a file that holds just a cluster."""
+    """Return the cluster's spec: inline, of the catalog, or from a file that holds just a cluster."""
     if isinstance(given, ClusterSpec):
         return given, base_dir, at
+    names = [name for name in shipped("clusters.yaml") if not name.startswith("_")]
+    if given in names:
+        return ClusterSpec.model_validate(shipped("clusters.yaml")[given]), base_dir, at
+    if not looks_like_path(given):
+        raise unknown_name("cluster", given, names)
     path = base_dir / given
     document = yaml_lines.read(path)
     try:
@@ -413,7 +419,10 @@ def _resolve_cluster(spec: ClusterSpec, base_dir: Path, at: Callable[..., _Place
                 if isinstance(group.node, str):
                     node = load_node(group.node, base_dir)
                 else:
-                    node = group.node.to_node(f"{pool} group {index + 1}")
+                    base = group.node.base
+                    node = group.node.to_node(
+                        f"{base} (changed)" if base else f"{pool} group {index + 1}"
+                    )
             nodes += [node] * group.count
         pools[pool] = tuple(nodes)
     return Cluster(

@@ -57,7 +57,9 @@ def parse(text: str, file: str) -> Document:
             data = loader.construct_document(node) if node is not None else None
         finally:
             loader.dispose()
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except RecursionError:
+        raise InputError(f"{file}: an entry contains itself or is nested too deep; untie it") from None
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         where = f"{file}:{mark.line + 1}" if mark else file
@@ -92,24 +94,41 @@ def _record(node: yaml.Node, location: Location, lines: dict[Location, int], fil
 
 
 def explain(error: ValidationError, document: Document, model: type[BaseModel]) -> InputError:
-    """Turn the first pydantic complaint into one sentence with file, line, field and remedy."""
-    first = error.errors()[0]
-    location = tuple(part for part in first["loc"])
+    """Turn pydantic's most specific complaint into one sentence: file, line, field, value, remedy."""
+    found = max(error.errors(), key=lambda complaint: _specific(complaint, document))
+    location, kind = found["loc"], found["type"]
     line, known = _line_of(location, document)
-    field_name = ".".join(str(part) for part in known) or str(location[-1] if location else "file")
-    message = first["msg"].removeprefix("Value error, ")
-    kind = first["type"]
+    field_name = ".".join(map(str, known)) or "the file"
+    message = found["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         allowed = _fields_beside(model, known)
-        close = nearest(str(location[-1]), allowed)
+        close = nearest(str(location[-1]), allowed, count=1)
         hint = f"did you mean '{close[0]}'?" if close else f"allowed are {', '.join(allowed)}"
         message = f"unknown field; {hint}"
     elif kind == "missing":
-        field_name = ".".join([*map(str, known), str(location[-1])])
+        field_name = ".".join(map(str, (*known, location[-1])))
         message = "is required and missing; add it"
-    elif not kind.startswith("value_error"):
-        message = f"{first['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"
+    elif kind != "value_error":
+        shown = repr(found["input"])
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        need = _SHAPES.get(kind, f"{message[:1].lower()}{message[1:]}")
+        message = f"{shown} is not allowed; {need}"
     return InputError(f"{document.file}:{line}: {field_name}: {message}")
+
+
+_SHAPES = {
+    "string_type": "a text is needed",
+    "list_type": "a list is needed",
+    "dict_type": "a mapping is needed",
+    "model_type": "a mapping of its fields is needed",
+    "model_attributes_type": "a mapping of its fields is needed",
+}
+
+
+def _specific(complaint: Any, document: Document) -> tuple[int, bool]:
+    """Rank complaints: where a field may take several forms, the form the user meant got furthest."""
+    _, known = _line_of(complaint["loc"], document)
+    return len(known), complaint["type"] not in _SHAPES
 
 
 def _line_of(location: Location, document: Document) -> tuple[int, Location]:

@@ -17,9 +17,10 @@ from dualpath_model.yaml_lines import Document
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-Count = Annotated[int, Field(gt=0, strict=True)]
-CountOrZero = Annotated[int, Field(ge=0, strict=True)]
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MOST = 10**9  # no count of a node or an LLM is larger; beyond it floats overflow in the end
+Count = Annotated[int, Field(gt=0, le=MOST, strict=True)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST, strict=True)]
+PositiveNumber = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
 Grade = Literal["a", "b", "c", "given"]
 Source = list[str]
 
@@ -54,9 +55,13 @@ def resolve(kind: str, reference: str, base_dir: Path | None, names: list[str]) 
 
     Raises InputError if nothing is there; the message also offers the catalog's nearest names.
     """
-    path = (base_dir or Path()) / Path(reference).expanduser()
-    if path.exists():
-        return path
+    path = (base_dir or Path()) / reference
+    try:
+        path = (base_dir or Path()) / Path(reference).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError):  # a name too long for a file, a home of nobody
+        pass
     close = nearest(reference.rsplit("/", 1)[-1], names) or names
     raise InputError(
         f"{kind} '{reference}': there is no file {path}; check the path or take a name of the "
@@ -78,6 +83,8 @@ def read(path: Path) -> Document:
         ) from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply; that is no configuration") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}: not usable JSON ({error}); mend it") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: must be a JSON object of fields, but it is a {_kind(data)}")
     return Document(data, {}, str(path))
@@ -92,13 +99,18 @@ def validated(model: type[AnySpec], document: Document) -> AnySpec:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        complete = document if document.lines else _without_lines(document)
-        text = str(yaml_lines.explain(error, complete, model))
-        if not document.lines:
-            text = text.replace(f"{document.file}:1: ", f"{document.file}: ", 1)
-        if not error.errors()[0]["loc"]:  # about the whole mapping: the message names the field
-            text = text.replace(": file: ", ": ", 1)
-        raise InputError(text) from None
+        raise _complaint(error, document, model) from None
+
+
+def _complaint(error: ValidationError, document: Document, model: type[BaseModel]) -> InputError:
+    first = error.errors()[0]
+    if not first["loc"] and first["type"] == "value_error":  # of the whole: it names the field
+        where = f"{document.file}:{document.lines.get((), 1)}" if document.lines else document.file
+        return InputError(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+    if document.lines:
+        return yaml_lines.explain(error, document, model)
+    text = str(yaml_lines.explain(error, _without_lines(document), model))
+    return InputError(text.replace(f"{document.file}:1: ", f"{document.file}: ", 1))
 
 
 def inline(mapping: Mapping[str, Any], where: str) -> Document:
@@ -107,6 +119,7 @@ def inline(mapping: Mapping[str, Any], where: str) -> Document:
 
 
 def _without_lines(document: Document) -> Document:
+    """Give every part of ``document`` line 1, so that messages can name it."""
     lines: dict[yaml_lines.Location, int] = {}
 
     def record(value: object, location: yaml_lines.Location) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dualpath_model.catalog.files import MOST
 from dualpath_model.errors import InputError, nearest
 from dualpath_model.llm import FeedForward, GroupedAttention, Indexer, LatentAttention, Llm
 
@@ -38,8 +39,10 @@ class _Config:
             if default is None:
                 self.refuse(field, "is required and missing; take the model's full config.json")
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.refuse(field, f"{value!r} is not a whole number of at least {least}; correct it")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+            self.refuse(
+                field, f"{value!r} is not a whole number from {least} to {MOST:,}; correct it"
+            )
         return value
 
     def positive(self, field: str, default: int | None = None) -> int:

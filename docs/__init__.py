@@ -1,0 +1,1 @@
+"""Documents, and the generator of those parts that come from the code."""
