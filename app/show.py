@@ -187,7 +187,7 @@ def show_trace_statistics(found: Mapping[str, Any]) -> None:
     for name in names:
         table.add_column(name, justify="right")
     for quantity, values in found["percentiles"].items():
-        table.add_row(quantity, *(f"{values[name]:,.4g}" for name in names))
+        table.add_row(quantity, *(_figure(values[name]) for name in names))
     console.print(table)
     table = Table(title="Reading the hits back", title_justify="left")
     for heading in ("LLM", "KV", "bytes/token", "read a call", "read in all", "GB/PFLOP"):
@@ -202,6 +202,10 @@ def show_trace_statistics(found: Mapping[str, Any]) -> None:
             f"{1e6 * llm['cache_compute_bytes_per_flop']:.3g}",
         )
     console.print(table)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:,.4g}"
 
 
 def show_llms(found: Mapping[str, Mapping[str, Any]]) -> None:

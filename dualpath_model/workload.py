@@ -8,7 +8,7 @@ then generates *output* tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -65,8 +65,9 @@ class Workload:
     source: str = "given"
     hit_blocks: int = 0
     prompt_blocks: int = 0
-    sub_agents: int = 0
-    sub_agent_turns: int = 0
+    agent: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Shape (turns,): 0 for the session's own turns, k for those of its k-th nested sub-agent.
+    Empty: there are no sub-agents."""
 
     def __post_init__(self) -> None:
         """Refuse columns that no cluster could serve."""
@@ -112,6 +113,21 @@ class Workload:
     def miss_tokens(self) -> FloatArray:
         """Prompt tokens that prefill computes, shape (turns,)."""
         return self.prompt_tokens - self.hit_tokens
+
+    @cached_property
+    def sub_agent_turns(self) -> int:
+        """Number of requests made by nested sub-agents."""
+        return int(np.count_nonzero(self.agent))
+
+    @cached_property
+    def sub_agents(self) -> int:
+        """Number of nested sub-agents, all sessions together."""
+        if not self.agent.size:
+            return 0
+        session = np.repeat(np.arange(self.session_count), np.diff(self.offsets))
+        nested = self.agent > 0
+        pairs = np.stack((session[nested], self.agent[nested]), axis=1)
+        return len(np.unique(pairs, axis=0))
 
     @property
     def hit_rate(self) -> float:

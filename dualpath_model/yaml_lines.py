@@ -58,7 +58,9 @@ def parse(text: str, file: str) -> Document:
         finally:
             loader.dispose()
     except RecursionError:
-        raise InputError(f"{file}: an entry contains itself or is nested too deep; untie it") from None
+        raise InputError(
+            f"{file}: an entry contains itself or is nested too deep; untie it"
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__

@@ -36,7 +36,7 @@ def read(file: TraceFile, calls: Calls, options: ReadOptions) -> None:
     seen = options.folder_blocks if shared else SeenBlocks()
     session = _Session(calls, calls.begin_session(), seen, block_tokens)
     before = len(calls)
-    session.read_level(document.get("requests"), where, inside_sub_agent=False)
+    session.read_level(document.get("requests"), where, agent=0)
     if len(calls) == before:
         raise InputError(f"{where}: there is no model call in its requests; leave the file out")
 
@@ -49,8 +49,9 @@ class _Session:
         self._number = number
         self._seen = seen
         self._block_tokens = block_tokens
+        self._sub_agents = 0
 
-    def read_level(self, entries: object, where: str, *, inside_sub_agent: bool) -> float:
+    def read_level(self, entries: object, where: str, *, agent: int) -> float:
         """Append the calls of one agent, its sub-agents included, and return its length in s."""
         if not isinstance(entries, list):
             raise InputError(
@@ -64,21 +65,20 @@ class _Session:
             here = f"{where}: request {number}"
             entry = as_row(value, here)
             if "requests" in entry or entry.get("type") == "subagent":
-                self._calls.sub_agents += 1
-                inside_s += self.read_level(entry.get("requests"), here, inside_sub_agent=True)
+                self._sub_agents += 1
+                inside_s += self.read_level(entry.get("requests"), here, agent=self._sub_agents)
                 continue
             start_s, api_s = seconds(entry, "t", here), seconds(entry, "api_time", here)
             think_s = seconds(entry, "think_time", here)
             if think_s is None:
                 known = start_s is not None and end_s is not None
                 think_s = max(0.0, start_s - end_s) if known else 0.0  # type: ignore[operator]
-            self._add(entry, here, max(0.0, think_s - inside_s))
-            self._calls.sub_agent_turns += inside_sub_agent
+            self._add(entry, here, max(0.0, think_s - inside_s), agent)
             inside_s = 0.0
             end_s = None if start_s is None else start_s + (api_s or 0.0)
         return end_s or 0.0
 
-    def _add(self, entry: Row, where: str, think_s: float) -> None:
+    def _add(self, entry: Row, where: str, think_s: float, agent: int) -> None:
         if "hash_ids" not in entry:
             raise InputError(f"{where}: the field hash_ids is missing; without it hits are unknown")
         prompt_tokens = tokens(entry, "in", where, least=1)
@@ -93,4 +93,5 @@ class _Session:
             hit_blocks=leading,
             prompt_blocks=len(ids),
             block_tokens=self._block_tokens,
+            agent=agent,
         )

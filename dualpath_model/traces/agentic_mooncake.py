@@ -66,6 +66,7 @@ class _Call:
     think_time_s: float
     hit_blocks: int
     prompt_blocks: int
+    agent: int
 
 
 def read(file: TraceFile, calls: Calls, options: ReadOptions) -> None:
@@ -93,6 +94,7 @@ def read(file: TraceFile, calls: Calls, options: ReadOptions) -> None:
             hit_blocks=call.hit_blocks,
             prompt_blocks=call.prompt_blocks,
             block_tokens=block_tokens,
+            agent=call.agent,
         )
 
 
@@ -158,11 +160,18 @@ class _Reader:
         if request:
             self._session_of_request[request] = session
         session.last_ms = at_ms
-        self._calls.sub_agent_turns += session.is_sub_agent
         ids = row.get("hash_ids")
         ids = [] if ids is None else ids
         hits = session.seen.leading(ids, where)
-        return _Call(session.number, prompt_tokens, output_tokens, think_s, hits, len(ids))
+        return _Call(
+            session.number,
+            prompt_tokens,
+            output_tokens,
+            think_s,
+            hits,
+            len(ids),
+            agent=int(session.is_sub_agent),
+        )
 
     def _waits(self, row: Row, where: str) -> tuple[list[_Session], float | None]:
         """Return the sessions that a row waits for, and for how long after them in ms."""
@@ -198,6 +207,5 @@ class _Reader:
             seen = self._all_blocks
         else:
             seen = parents[0].seen if parents else SeenBlocks()
-        self._calls.sub_agents += bool(parents)
         number = self._calls.begin_session(start_ms / 1000)
         return _Session(number, seen, start_ms, at_ms, bool(parents))

@@ -85,10 +85,9 @@ class Calls:
         self._output = array("q")
         self._think_s = array("d")
         self._start_s = array("d")
+        self._agent = array("q")
         self._hit_blocks = 0
         self._prompt_blocks = 0
-        self.sub_agents = 0
-        self.sub_agent_turns = 0
 
     def __len__(self) -> int:
         """Return the number of calls so far."""
@@ -109,13 +108,18 @@ class Calls:
         hit_blocks: int,
         prompt_blocks: int,
         block_tokens: int,
+        agent: int = 0,
     ) -> None:
-        """Append one call. A hit block counts in full, but hits never exceed the prompt."""
+        """Append one call. A hit block counts in full, but hits never exceed the prompt.
+
+        ``agent`` is 0 for the session's own calls and k for those of its k-th sub-agent.
+        """
         self._session.append(session)
         self._prompt.append(prompt_tokens)
         self._hit.append(min(hit_blocks * block_tokens, prompt_tokens))
         self._output.append(output_tokens)
         self._think_s.append(think_time_s)
+        self._agent.append(agent)
         self._hit_blocks += hit_blocks
         self._prompt_blocks += prompt_blocks
 
@@ -131,6 +135,7 @@ class Calls:
         order = np.argsort(session, kind="stable")
         counts = np.bincount(session, minlength=len(self._start_s))
         used = counts > 0
+        agent = np.array(self._agent, dtype=np.int64)[order]
         return Workload(
             prompt_tokens=np.array(self._prompt, dtype=float)[order],
             hit_tokens=np.array(self._hit, dtype=float)[order],
@@ -141,6 +146,5 @@ class Calls:
             source=source,
             hit_blocks=self._hit_blocks,
             prompt_blocks=self._prompt_blocks,
-            sub_agents=self.sub_agents,
-            sub_agent_turns=self.sub_agent_turns,
+            agent=agent if agent.any() else agent[:0],
         )

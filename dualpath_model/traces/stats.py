@@ -20,11 +20,10 @@ def workload_statistics(workload: Workload) -> dict[str, Any]:
     | ``mean_append_tokens`` | mean of prompt - hit over all calls, first prompts included |
     | ``hit_rate`` | hit tokens over prompt tokens |
     | ``block_hit_rate`` | leading seen blocks over all blocks; None if the workload has no blocks |
-    | ``compactions`` | calls with a shorter prompt than the session's call before |
+    | ``compactions`` | calls with a shorter prompt than the same agent's call before |
     | ``percentiles`` | p10, p50, p90, p99 (interpolated) and max over all calls |
 
-    Calls of a nested sub-agent are turns of its session here: they count in ``turns_per_session``,
-    and the step down to its first prompt counts as a compaction.
+    Calls of a nested sub-agent are turns of its session: they count in ``turns_per_session``.
     """
     turns_per_session = np.diff(workload.offsets).astype(float)
     columns = {
@@ -34,8 +33,6 @@ def workload_statistics(workload: Workload) -> dict[str, Any]:
         "think_time_s": workload.think_time_s,
         "turns_per_session": turns_per_session,
     }
-    shorter = np.diff(workload.prompt_tokens) < 0
-    shorter[workload.offsets[1:-1] - 1] = False  # from one session to the next
     blocks = workload.prompt_blocks
     return {
         "source": workload.source,
@@ -49,9 +46,18 @@ def workload_statistics(workload: Workload) -> dict[str, Any]:
         "mean_append_tokens": float(workload.miss_tokens.mean()),
         "hit_rate": workload.hit_rate,
         "block_hit_rate": workload.hit_blocks / blocks if blocks else None,
-        "compactions": int(shorter.sum()),
+        "compactions": _compactions(workload),
         "percentiles": {name: _percentiles(column) for name, column in columns.items()},
     }
+
+
+def _compactions(workload: Workload) -> int:
+    """Count the calls whose prompt is shorter than that of the same agent's call before."""
+    session = np.repeat(np.arange(workload.session_count), np.diff(workload.offsets))
+    agent = workload.agent if workload.agent.size else np.zeros_like(session)
+    order = np.lexsort((agent, session))  # stable: calls of one agent stay in their order
+    same = (np.diff(session[order]) == 0) & (np.diff(agent[order]) == 0)
+    return int(np.count_nonzero(same & (np.diff(workload.prompt_tokens[order]) < 0)))
 
 
 def _percentiles(column: FloatArray) -> dict[str, float]:
