@@ -52,7 +52,10 @@ def plan(
     json: JsonOption = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write one picture (.png or .svg).")] = None,
-    solver: Annotated[Literal["highs", "cbc"], typer.Option(help="LP solver.")] = "highs",
+    solver: Annotated[
+        Literal["auto", "highs", "cbc", "matrix"],
+        typer.Option(help="LP: PuLP on HiGHS or CBC, a sparse matrix on HiGHS, or by size."),
+    ] = "auto",
 ) -> None:
     """Say what limits a cluster, how to split the reads, and what that gains."""
     from app.examples import find_scenario

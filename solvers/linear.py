@@ -1,45 +1,63 @@
 """The linear program: the best assignment of reads to nodes and paths, with the price of each resource.
 
-Variables (requests/s), one pair a node and read path:
+Every node has its own flows: requests/s of each class that it prefills or decodes, on each read path.
+Every capacity of every node bounds its load, so do those of the cluster; both pools serve the same of
+each class on each path. Any such flow can be routed between the pools, because a request's load on its
+prefill node does not depend on which decode node it gets (:mod:`solvers.pairs` checks that).
 
-* ``read[p]``, ``pull[p]``: requests prefilled on node p whose hits take the prefill / decode read path;
-* ``keep[d]``, ``send[d]``: requests decoded on node d whose hits took the prefill / decode read path.
-
-Every capacity of every node bounds its load, so do those of the cluster; both paths balance over the
-pools (sum read = sum keep, sum pull = sum send); the sum of all is maximised. Any such flow can be
-routed between the pools, because a request's load on its prefill node does not depend on which decode
-node it gets. A second solve picks, among the optima, one with the least peak utilisation of the
-capacities that have no price; nodes that are alike then share their load evenly, which keeps it optimal.
+Nodes alike up to size are merged first (:mod:`solvers.problem`); among several optima the one with the
+least peak utilisation of the capacities that depend on the split and have no price is taken. Each
+solution carries a certificate of optimality that does not trust the solver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from dualpath_model.errors import DualPathError
-from dualpath_model.loads import Loads, NodeLoad
+from dualpath_model.errors import DualPathError, InfeasibleError, InputError
+from dualpath_model.loads import Loads
 from dualpath_model.paths import Key, Pool
-from solvers._quiet import silence_highs
+from solvers import conflicts, matrix, reference
+from solvers.certificate import Certificate, certify
+from solvers.form import SLACK, Form, Mask, Objective, build, with_peak
+from solvers.problem import (
+    PATHS,
+    POOLS,
+    Array,
+    Kinds,
+    PoolUse,
+    Problem,
+    TrafficClass,
+    apart,
+    from_classes,
+    merge,
+    single,
+)
 
-if TYPE_CHECKING:
-    import pulp
+Backend = Literal["auto", "highs", "cbc", "matrix"]
+"""PuLP on HiGHS (the readable reference), PuLP on CBC, the sparse matrix on HiGHS; "auto" takes the
+matrix beyond 64 kinds of nodes, where building a PuLP model dominates the time."""
 
-Backend = Literal["highs", "cbc"]
+_AUTO_KINDS = 64
+_PRICED = 1e-9
+"""A dual below this (in units of the optimum) is no price: its capacity has room."""
 
 
 class SolverError(DualPathError):
-    """The solver stopped without an optimum, which a well-formed capacity LP always has."""
+    """The solver stopped without an answer, or its answer does not prove itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One capacity of one node (``node`` is its position in the pool, None for the cluster).
 
-    ``dual_value``: requests/s gained for each unit of capacity more, while the optimal basis holds.
+    ``dual_value``: change of the objective (requests/s, or the peak, or the cost) for each unit of
+    capacity more. It holds while the capacity stays between ``low`` and ``high`` (all nodes of its
+    kind changing alike); nan where ranges were not asked for.
     """
 
     node: int | None
@@ -47,17 +65,54 @@ class Row:
     capacity: float
     utilisation: float
     dual_value: float
+    low: float = np.nan
+    high: float = np.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearSolution:
-    """The optimum. Flows are requests/s by node: (prefill-read path, decode-read path)."""
+    """The optimum. ``prefill`` and ``decode`` are flows in requests/s, (nodes, classes, paths)."""
 
-    throughput: float
-    split: float
-    prefill_flows: tuple[tuple[float, float], ...]
-    decode_flows: tuple[tuple[float, float], ...]
+    objective: Objective
+    value: float
+    """Requests/s of all classes, or the peak utilisation, or USD/h."""
+    class_names: tuple[str, ...]
+    prefill: Array
+    decode: Array
     rows: tuple[Row, ...]
+    certificate: Certificate
+
+    @property
+    def throughput(self) -> float:
+        """Requests/s of all classes together."""
+        return float(self.prefill.sum())
+
+    @property
+    def class_rates(self) -> Array:
+        """Requests/s of each class."""
+        return np.asarray(self.prefill.sum(axis=(0, 2)))
+
+    @property
+    def class_splits(self) -> Array:
+        """Split of each class: fraction of its requests that take the decode read path."""
+        rates = self.class_rates
+        pulled = self.prefill[:, :, 1].sum(axis=0)
+        return np.divide(pulled, rates, out=np.zeros_like(rates), where=rates > 0)
+
+    @property
+    def split(self) -> float:
+        """Split of all requests together."""
+        return float(self.prefill[:, :, 1].sum() / self.prefill.sum())
+
+    @property
+    def prefill_flows(self) -> tuple[tuple[float, float], ...]:
+        """Flows of each prefill node on both paths, all classes together."""
+        return tuple((float(a), float(b)) for a, b in self.prefill.sum(axis=1))
+
+    @property
+    def decode_flows(self) -> tuple[tuple[float, float], ...]:
+        """Flows of each decode node on both paths, all classes together."""
+        return tuple((float(a), float(b)) for a, b in self.decode.sum(axis=1))
 
     @property
     def binding(self) -> tuple[Row, ...]:
@@ -69,195 +124,308 @@ class LinearSolution:
         return next(row for row in self.rows if row.key == key and row.node == node)
 
 
-@dataclass(frozen=True, slots=True)
-class _Limit:
-    """``on_prefill_read * a + on_decode_read * b <= capacity`` over the flows a, b of one node."""
-
-    node: int | None
-    key: Key
-    on_prefill_read: float
-    on_decode_read: float
-    capacity: float
-
-    @property
-    def sloped(self) -> bool:
-        return self.on_prefill_read != self.on_decode_read
-
-
-def _limits(node: int | None, demand: Any, capacity: Mapping[Key, float]) -> list[_Limit]:
-    at_zero, at_one = demand.at(0.0), demand.at(1.0)
-    return [
-        _Limit(node, key, float(at_zero[key]), float(at_one[key]), rate)
-        for key, rate in capacity.items()
-        if key in at_zero and (at_zero[key] or at_one[key])
-    ]
-
-
 class CapacityProgram:
-    """The LP of one cluster and workload; :meth:`solve` may be called with and without decode reads."""
+    """The LP of one problem, built once; capacities and rates may change between solves.
 
-    def __init__(self, loads: Loads, backend: Backend = "highs") -> None:
-        """Gather the limits of every node. Flows are scaled to a typical rate, rows to capacity 1."""
+    ``merged`` False keeps every node apart, so that single capacities can be changed cheaply.
+    ``prices``: USD/h of each prefill and each decode node, for LEAST_COST.
+    """
+
+    def __init__(
+        self,
+        problem: Problem | Loads,
+        backend: Backend = "auto",
+        *,
+        objective: Objective = Objective.MOST_REQUESTS,
+        decode_reads: bool = True,
+        locality: bool = False,
+        prices: tuple[Sequence[float], Sequence[float]] | None = None,
+        merged: bool = True,
+    ) -> None:
+        """Build the matrix. Raises InputError if the objective lacks rates or prices."""
+        self.problem = single(problem) if isinstance(problem, Loads) else problem
+        self._locality = locality
+        self._objective = objective
+        self._check(prices)
+        # Nodes alike in use may differ in price, so that kinds of nodes have no price of their own.
+        take = merge if merged and objective is not Objective.LEAST_COST else apart
+        self._kinds = tuple(take(pool, by_zone=locality) for pool in self.problem.pools())
+        price = None if prices is None else (np.array(prices[0]), np.array(prices[1]))
+        self._price_unit = 1.0 if price is None else float(max(price[0].max(), price[1].max()))
+        self.form = build(
+            self.problem,
+            self._pair(),
+            objective,
+            decode_reads=decode_reads,
+            locality=locality,
+            prices=None
+            if price is None
+            else (price[0] / self._price_unit, price[1] / self._price_unit),
+        )
+        kinds = sum(kind.count for kind in self._kinds)
+        if objective is not Objective.MOST_REQUESTS or not merged:
+            backend = "matrix"
+        elif backend == "auto":
+            backend = "matrix" if kinds > _AUTO_KINDS else "highs"
         self._backend = backend
-        self._groups: dict[Pool, tuple[NodeLoad, ...]] = {
-            Pool.PREFILL: loads.prefill,
-            Pool.DECODE: loads.decode,
-        }
-        self._limits: dict[Pool, list[list[_Limit]]] = {}
-        for pool, group_list in self._groups.items():
-            by_node: dict[int, list[_Limit]] = {}
-            for group in group_list:
-                for node in group.positions:
-                    by_node[node] = _limits(node, group.demand, group.capacity)
-            self._limits[pool] = [by_node[node] for node in sorted(by_node)]
-        self._shared = _limits(None, loads.shared_demand, loads.shared_capacity)
-        every = [limit for nodes in self._limits.values() for node in nodes for limit in node]
-        self._scale = float(
-            np.median(
-                [
-                    limit.capacity / max(limit.on_prefill_read, limit.on_decode_read)
-                    for limit in every
-                ]
+        self._high = self.form.high.copy()
+        self._highs: matrix.Highs | None = None
+        self._relaxed: _Relaxed | None = None
+
+    def _pair(self) -> tuple[Kinds, Kinds]:
+        return self._kinds[0], self._kinds[1]
+
+    def _check(self, prices: tuple[Sequence[float], Sequence[float]] | None) -> None:
+        problem = self.problem
+        if self._objective is Objective.MOST_REQUESTS:
+            if np.isnan(problem.share).all():
+                raise InputError("no class has a share, so none can grow; give shares, or minimise")
+            return
+        without = [n for n, rate in zip(problem.names, problem.rate, strict=True) if np.isnan(rate)]
+        if without:
+            raise InputError(
+                f"'{self._objective}' needs a rate for each class, but '{without[0]}' has a share; "
+                f"give its requests/s"
             )
+        if self._objective is Objective.LEAST_COST:
+            counts = [pool.count for pool in problem.pools()]
+            given = [] if prices is None else [len(prices[0]), len(prices[1])]
+            if given != counts or not all(
+                np.isfinite(p) and p >= 0 for pool in prices or () for p in pool
+            ):
+                raise InputError(
+                    f"'{self._objective}' needs a price of zero or more for each of the {counts[0]} "
+                    f"prefill and {counts[1]} decode nodes; add price_usd_per_hour"
+                )
+
+    def solve(self, *, ranges: bool = False) -> LinearSolution:
+        """Return the optimum. Raises InfeasibleError, in words, if the fixed rates cannot be met."""
+        raw = self._first()
+        if raw.status != "optimal":
+            raise self._without_answer(raw.status)
+        form = replace(self.form, high=self._high)
+        certificate = certify(form, raw)
+        if not certificate.holds:
+            raise SolverError(
+                f"the {self._backend} solver's answer does not prove itself (primal "
+                f"{certificate.primal:.1e}, dual {certificate.dual:.1e}, gap {certificate.gap:.1e}); "
+                f"try another solver"
+            )
+        limits = None
+        if ranges and self._objective is Objective.MOST_REQUESTS:
+            limits = self._ranges()
+        return self._solution(raw, self._among_best(form, raw), certificate, limits)
+
+    def change_capacity(self, factors: Mapping[tuple[Pool, int | None, Key], float]) -> None:
+        """Multiply capacities (pool, node, key), from the original ones, for the next solve.
+
+        Raises InputError if the node is merged with others (build with ``merged=False``), unknown, or
+        the factor is not positive. Only for MOST_REQUESTS.
+        """
+        rows = self._row_index()
+        for (pool, node, key), factor in factors.items():
+            if not factor > 0:
+                raise InputError(
+                    f"the factor {factor} of {key} is not allowed; give one above zero"
+                )
+            place = (POOLS.index(pool) if pool in POOLS else 2, 0 if node is None else node, key)
+            if place not in rows:
+                raise InputError(
+                    f"{key} of node {node} does not limit this program; check the name"
+                )
+            self._high[rows[place]] = factor
+            if self._highs is not None:
+                self._highs.set_row(rows[place], -np.inf, factor)
+
+    def _row_index(self) -> dict[tuple[int, int, Key], int]:
+        form, pools = self.form, (*self.problem.pools(), self.problem.shared)
+        if any(kind.count != pool.count for kind, pool in zip(self._kinds, pools, strict=False)):
+            raise InputError(
+                "nodes are merged into kinds here; build with merged=False to change one"
+            )
+        return {
+            (int(w), int(k), pools[w].keys[r]): row
+            for row, (w, k, r) in enumerate(zip(form.pool, form.kind, form.key, strict=True))
+        }
+
+    # ---- solving ------------------------------------------------------------------------------
+
+    def _first(self) -> matrix.Raw:
+        if self._backend == "matrix":
+            if self._highs is None:
+                self._highs = matrix.Highs(self.form)
+            return self._highs.solve()
+        return reference.solve(
+            self.problem,
+            self._pair(),
+            self.form,
+            "cbc" if self._backend == "cbc" else "highs",
+            locality=self._locality,
         )
 
-    def solve(self, *, decode_reads: bool = True) -> LinearSolution:
-        """Maximise requests/s. ``decode_reads=False`` is Basic: all hits read on the prefill side."""
-        first = self._build(decode_reads)
-        first.problem.setObjective(-1.0 * first.total)
-        self._run(first.problem)
-        throughput = float(first.total.value()) * self._scale
-        duals = [-self._scale * float(constraint.pi or 0.0) for constraint in first.constraints]
-        flows = self._relax(duals, throughput, decode_reads)
-        return self._solution(throughput, flows, first.limits, duals)
+    def _among_best(self, form: Form, raw: matrix.Raw) -> Array:
+        """Return, of all optima, one whose unpriced, split-dependent capacities peak lowest."""
+        if self._objective is not Objective.MOST_REQUESTS:
+            return raw.x
+        room = form.sloped & (np.abs(raw.row_dual[: form.capacities]) <= _PRICED)
+        if not room.any():
+            return raw.x
+        if self._relaxed is None:
+            self._relaxed = _Relaxed(form, room, raw.cost)
+        relaxed = self._relaxed.solve(form, room, raw.cost)
+        return raw.x if relaxed is None else relaxed[: len(raw.x)]
 
-    def _build(self, decode_reads: bool) -> _Model:
-        import pulp
+    def _ranges(self) -> tuple[Array, Array]:
+        solver = self._highs
+        if solver is None:
+            solver = matrix.Highs(replace(self.form, high=self._high))
+            solver.solve()
+        return solver.ranges(self.form.capacities)
 
-        problem = pulp.LpProblem("capacity", pulp.LpMinimize)  # of what is not wanted
-        most = None if decode_reads else 0.0
-        flows: dict[Pool, list[tuple[Any, Any]]] = {}
-        for pool, nodes in self._limits.items():
-            flows[pool] = [
-                (
-                    problem.add_variable(f"{pool}{i}_prefill_read", lowBound=0.0),
-                    problem.add_variable(f"{pool}{i}_decode_read", lowBound=0.0, upBound=most),
-                )
-                for i in range(len(nodes))
-            ]
-        on_path = [
-            {pool: pulp.lpSum(node[path] for node in flows[pool]) for pool in flows}
-            for path in (0, 1)
-        ]
-        for balance in on_path:
-            problem += balance[Pool.PREFILL] == balance[Pool.DECODE]
-        limits: list[_Limit] = []
-        loads: list[Any] = []
-        for pool, nodes in self._limits.items():
-            for (a, b), node_limits in zip(flows[pool], nodes, strict=True):
-                for limit in node_limits:
-                    limits.append(limit)
-                    loads.append(self._load(limit, a, b))
-        for limit in self._shared:
-            limits.append(limit)
-            loads.append(self._load(limit, on_path[0][Pool.PREFILL], on_path[1][Pool.PREFILL]))
-        constraints = []
-        for load in loads:
-            constraint = load <= 1.0
-            problem += constraint
-            constraints.append(constraint)
-        total = on_path[0][Pool.PREFILL] + on_path[1][Pool.PREFILL]
-        return _Model(problem, total, flows, limits, loads, constraints)
-
-    def _load(self, limit: _Limit, a: Any, b: Any) -> Any:
-        unit = self._scale / limit.capacity
-        return limit.on_prefill_read * unit * a + limit.on_decode_read * unit * b
-
-    def _relax(
-        self, duals: list[float], throughput: float, decode_reads: bool
-    ) -> dict[Pool, np.ndarray[Any, np.dtype[np.float64]]]:
-        """Among the optima take the one whose unpriced, split-dependent capacities peak lowest."""
-        model = self._build(decode_reads)
-        problem = model.problem
-        peak = problem.add_variable("peak", lowBound=0.0)
-        problem += model.total >= throughput / self._scale * (1 - 1e-10)
-        for limit, load, dual in zip(model.limits, model.loads, duals, strict=True):
-            if limit.sloped and dual * limit.capacity <= 1e-9 * throughput:
-                problem += load <= peak
-        problem.setObjective(1.0 * peak)
-        self._run(problem)
-        flows: dict[Pool, np.ndarray[Any, np.dtype[np.float64]]] = {}
-        for pool, nodes in model.flows.items():
-            values = np.array([[a.value() or 0.0, b.value() or 0.0] for a, b in nodes]).clip(
-                min=0.0
-            )
-            for group in self._groups[pool]:  # likes share evenly: still optimal, by convexity
-                values[list(group.positions)] = values[list(group.positions)].mean(axis=0)
-            flows[pool] = values * (throughput / values.sum())
-        return flows
-
-    def _run(self, problem: pulp.LpProblem) -> None:
-        import pulp
-
-        if self._backend == "cbc":
-            # The CBC that PuLP ships; pulp[cbc] would bring another one of 600 MB.
-            solver = pulp.COIN_CMD(msg=False, path=pulp.PULP_CBC_CMD.pulp_cbc_path)
-        else:
-            silence_highs()
-            solver = pulp.HiGHS(msg=False, threads=1)
-        problem.solve(solver)
-        status = pulp.LpStatus[problem.status]
-        if status != "Optimal":
-            raise SolverError(f"the {self._backend} solver ended with '{status}' on a capacity LP")
+    # ---- reading back -------------------------------------------------------------------------
 
     def _solution(
         self,
-        throughput: float,
-        flows: dict[Pool, np.ndarray[Any, np.dtype[np.float64]]],
-        limits: list[_Limit],
-        duals: list[float],
+        raw: matrix.Raw,
+        x: Array,
+        certificate: Certificate,
+        limits: tuple[Array, Array] | None,
     ) -> LinearSolution:
-        prices = self._share_prices(limits, duals)
-        totals = flows[Pool.PREFILL].sum(axis=0)
-        rows = []
-        for limit, price in zip(limits, prices, strict=True):
-            a, b = totals if limit.node is None else flows[limit.key.pool][limit.node]
-            used = (limit.on_prefill_read * a + limit.on_decode_read * b) / limit.capacity
-            rows.append(Row(limit.node, limit.key, limit.capacity, float(used), price))
+        form = self.form
+        rate = np.maximum(x, 0.0) * form.unit
+        cuts = np.cumsum(form.flows)
+        flows = []
+        for kind, part in zip(self._kinds, np.split(rate[: cuts[1]], cuts[:1]), strict=True):
+            of_kind = part.reshape(kind.count, self.problem.classes, PATHS)
+            flows.append(of_kind[kind.kind] * kind.part[:, None, None])
+        value = raw.cost * self._value_unit()
+        if self._objective is Objective.MOST_REQUESTS:
+            fixed = float(np.nansum(self.problem.rate))
+            value = fixed - value
+            if not fixed:  # what the second objective gave away, at most SLACK
+                flows = [flow * (value / flow.sum()) for flow in flows]
         return LinearSolution(
-            throughput=throughput,
-            split=float(totals[1] / totals.sum()),
-            prefill_flows=tuple((float(a), float(b)) for a, b in flows[Pool.PREFILL]),
-            decode_flows=tuple((float(a), float(b)) for a, b in flows[Pool.DECODE]),
-            rows=tuple(rows),
+            objective=self._objective,
+            value=value,
+            class_names=self.problem.names,
+            prefill=flows[0],
+            decode=flows[1],
+            rows=self._rows(raw, flows, limits),
+            certificate=certificate,
         )
 
-    def _share_prices(self, limits: list[_Limit], duals: list[float]) -> list[float]:
-        """Duals per unit of capacity, averaged over nodes that are alike (still dual optimal)."""
-        price = {
-            (limit.node, limit.key): dual / limit.capacity
-            for limit, dual in zip(limits, duals, strict=True)
-        }
-        for group_list in self._groups.values():
-            for group in group_list:
-                for key in group.capacity:
-                    alike = [(node, key) for node in group.positions if (node, key) in price]
-                    if alike:
-                        mean = sum(price[name] for name in alike) / len(alike)
-                        price |= dict.fromkeys(alike, mean)
-        return [price[limit.node, limit.key] for limit in limits]
+    def _rows(
+        self, raw: matrix.Raw, flows: list[Array], limits: tuple[Array, Array] | None
+    ) -> tuple[Row, ...]:
+        """Spread each kind's rows over its nodes: a node has its part of the kind's price."""
+        form = self.form
+        price = -raw.row_dual[: form.capacities] * self._value_unit()
+        pools: tuple[PoolUse, ...] = (*self.problem.pools(), self.problem.shared)
+        whole = flows[0].sum(axis=0, keepdims=True)
+        found: list[Row] = []
+        for where, pool in enumerate(pools):
+            lead = [*flows, whole][where]
+            used = np.einsum("nrkp,nkp->nr", pool.use, lead)
+            index = np.full(
+                (pool.count if where > 1 else self._kinds[where].count, len(pool.keys)), -1
+            )
+            mine = form.pool == where
+            index[form.kind[mine], form.key[mine]] = np.flatnonzero(mine)
+            for n in range(pool.count):
+                kind, part = (n, 1.0)
+                if where < len(POOLS):
+                    kind = int(self._kinds[where].kind[n])
+                    part = float(self._kinds[where].part[n])
+                for r, key in enumerate(pool.keys):
+                    row = int(index[kind, r])
+                    if row < 0:
+                        continue
+                    capacity = float(pool.capacity[n, r]) * self._high_factor(row)
+                    dual = float(price[row]) * part / float(pool.capacity[n, r])
+                    if self._objective is not Objective.MOST_REQUESTS:
+                        dual *= -float(used[n, r])  # a row's bound is its capacity times the peak
+                    low, high = np.nan, np.nan
+                    if limits is not None:
+                        low = float(limits[0][row]) * float(pool.capacity[n, r])
+                        high = float(limits[1][row]) * float(pool.capacity[n, r])
+                    share = float(used[n, r]) / self._high_factor(row)
+                    node = None if where == len(POOLS) else n
+                    found.append(Row(node, key, capacity, share, dual, low, high))
+        return tuple(found)
+
+    def _high_factor(self, row: int) -> float:
+        if self._objective is not Objective.MOST_REQUESTS:
+            return 1.0
+        return float(self._high[row])
+
+    def _value_unit(self) -> float:
+        if self._objective is Objective.MOST_REQUESTS:
+            return float(self.form.unit[self.form.mix]) if self.form.mix is not None else 0.0
+        return self._price_unit if self._objective is Objective.LEAST_COST else 1.0
+
+    def _without_answer(self, status: str) -> DualPathError:
+        """Say in words why there is no optimum."""
+        if status == "infeasible":
+            return InfeasibleError(conflicts.explain(self.problem, self._pair(), self._locality))
+        if status == "unbounded":
+            return InputError(
+                f"nothing limits the classes {', '.join(self.problem.names)}: no resource in `limits` "
+                f"serves them; name one that does"
+            )
+        return SolverError(f"the {self._backend} solver ended with '{status}'; try another solver")
 
 
-@dataclass(frozen=True)
-class _Model:
-    problem: Any
-    total: Any
-    flows: dict[Pool, list[tuple[Any, Any]]]
-    limits: list[_Limit]
-    loads: list[Any]
-    constraints: list[Any]
+class _Relaxed:
+    """The second solve, kept for the next time: lowest peak among the optima of the first."""
+
+    def __init__(self, form: Form, room: Mask, best: float) -> None:
+        self._form = with_peak(form, room, best=best)
+        self._room, self._high = room.copy(), form.high.copy()
+        self._highs = matrix.Highs(self._form)
+
+    def solve(self, form: Form, room: Mask, best: float) -> Array | None:
+        """Return the flows, or None where rounding left no room for the second objective."""
+        capacities = slice(form.capacities)
+        changed = (room != self._room) | (form.high[capacities] != self._high[capacities])
+        peak = self._form.matrix.shape[1] - 1
+        for row in np.flatnonzero(changed):
+            self._highs.set_entry(row, peak, -form.high[row] if room[row] else 0.0)
+            self._highs.set_row(row, -np.inf, 0.0 if room[row] else form.high[row])
+        self._room, self._high = room.copy(), form.high.copy()
+        self._highs.set_row(self._form.matrix.shape[0] - 1, -np.inf, best + SLACK * abs(best))
+        raw = self._highs.solve()
+        return raw.x if raw.status == "optimal" else None
 
 
-def solve(loads: Loads, *, decode_reads: bool = True, backend: Backend = "highs") -> LinearSolution:
-    """Solve the capacity LP of ``loads``; see :class:`CapacityProgram`."""
-    return CapacityProgram(loads, backend).solve(decode_reads=decode_reads)
+def solve(
+    loads: Loads,
+    *,
+    decode_reads: bool = True,
+    backend: Backend = "auto",
+    ranges: bool = False,
+) -> LinearSolution:
+    """Maximise requests/s of one workload on a cluster; ``decode_reads`` False is Basic."""
+    return CapacityProgram(loads, backend, decode_reads=decode_reads).solve(ranges=ranges)
+
+
+def solve_classes(
+    classes: Sequence[TrafficClass],
+    *,
+    objective: Objective = Objective.MOST_REQUESTS,
+    backend: Backend = "auto",
+    zones: tuple[Sequence[int], Sequence[int]] | None = None,
+    prices: tuple[Sequence[float], Sequence[float]] | None = None,
+    ranges: bool = False,
+) -> LinearSolution:
+    """Solve for several classes at once. ``zones`` (of prefill, of decode nodes) switches locality on.
+
+    Raises InputError for impossible shares or rates, InfeasibleError if fixed rates cannot be met.
+    """
+    program = CapacityProgram(
+        from_classes(classes, zones),
+        backend,
+        objective=objective,
+        locality=zones is not None,
+        prices=prices,
+    )
+    return program.solve(ranges=ranges)

@@ -183,14 +183,14 @@ def to_json(plan: Plan) -> dict[str, Any]:
     return asdict(plan)
 
 
-def plan(scenario: Scenario, *, backend: linear.Backend = "highs") -> Plan:
+def plan(scenario: Scenario, *, backend: linear.Backend = "auto") -> Plan:
     """Answer everything the static models know about ``scenario``.
 
     Raises InfeasibleError if the LLM does not fit the GPUs or the TPOT cannot be met.
     """
     loads = scenario.loads()
-    program = linear.CapacityProgram(loads, backend)
-    best, basic = program.solve(), program.solve(decode_reads=False)
+    best = linear.solve(loads, backend=backend)
+    basic = linear.solve(loads, decode_reads=False, backend=backend)
     oracle = oracle_throughput(loads)
     flows = _flows(scenario, best)
     reads = {
@@ -367,8 +367,7 @@ def _quick(loads: Loads) -> _Quick:
         return _Quick(
             float(bound.split), float(bound.throughput), float(bound.throughput_basic), first
         )
-    program = linear.CapacityProgram(loads)
-    best, basic = program.solve(), program.solve(decode_reads=False)
+    best, basic = linear.solve(loads), linear.solve(loads, decode_reads=False)
     return _Quick(best.split, best.throughput, basic.throughput, _bottleneck(best))
 
 

@@ -53,8 +53,7 @@ def _times(capacity: object, key: Key, factor: float) -> dict[Key, float]:
 @given(homogeneous_loads())
 def test_lp_equals_closed_form(loads: Loads) -> None:
     bound = closed_form.solve(*closed_form.of_loads(loads))
-    program = linear.CapacityProgram(loads)
-    best, basic = program.solve(), program.solve(decode_reads=False)
+    best, basic = linear.solve(loads), linear.solve(loads, decode_reads=False)
     assert_allclose(best.throughput, bound.throughput, rtol=1e-9)
     assert_allclose(basic.throughput, bound.throughput_basic, rtol=1e-9)
     assert_allclose(max(row.utilisation for row in best.rows), 1.0, rtol=1e-9)
@@ -150,7 +149,6 @@ def test_likes_get_the_same(loads: Loads) -> None:
 @settings(max_examples=30)
 @given(heterogeneous_loads())
 def test_basic_never_beats_dual_path(loads: Loads) -> None:
-    program = linear.CapacityProgram(loads)
-    basic, best = program.solve(decode_reads=False), program.solve()
+    basic, best = linear.solve(loads, decode_reads=False), linear.solve(loads)
     assert basic.split == 0.0
     assert best.throughput >= basic.throughput * (1 - 1e-9)
