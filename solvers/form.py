@@ -157,7 +157,7 @@ def build(
 
 def _columns(kinds: Kinds) -> int:
     count, _, classes, paths = kinds.use.shape
-    return count * classes * paths
+    return int(count * classes * paths)
 
 
 def _capacity_rows(
@@ -243,9 +243,8 @@ def _units(
             alone.append(1.0 / np.maximum(pool.use.max(axis=1, initial=0.0), shared))
     limited = []
     for where, rate in enumerate(alone):
-        other = alone[1 - where].sum(axis=0)
-        rate = np.minimum(rate, other)
-        limited.append(np.where(np.isfinite(rate), rate, 1.0).ravel())
+        most = np.minimum(rate, alone[1 - where].sum(axis=0))
+        limited.append(np.where(np.isfinite(most), most, 1.0).ravel())
     unit = np.concatenate(limited)
     if not mixed.size:
         return unit

@@ -200,11 +200,25 @@ class CapacityProgram:
 
     def solve(self, *, ranges: bool = False) -> LinearSolution:
         """Return the optimum. Raises InfeasibleError, in words, if the fixed rates cannot be met."""
+        return self.read_back(*self.optimum(), ranges=ranges)
+
+    @property
+    def unit(self) -> float:
+        """What the cost of an answer is counted in: requests/s, 1 (a peak) or USD/h."""
+        return self._value_unit()
+
+    def optimum(self, *, tie_break: bool = True) -> tuple[matrix.Raw, Array]:
+        """Return the solver's answer and the flows chosen among all optima."""
         raw = self._first()
         if raw.status != "optimal":
             raise self._without_answer(raw.status)
-        form = replace(self.form, high=self._high)
-        certificate = certify(form, raw)
+        if not tie_break:
+            return raw, raw.x
+        return raw, self._among_best(replace(self.form, high=self._high), raw)
+
+    def read_back(self, raw: matrix.Raw, x: Array, *, ranges: bool = False) -> LinearSolution:
+        """Turn an answer into flows, rows and a certificate. Raises SolverError if that fails."""
+        certificate = certify(replace(self.form, high=self._high), raw)
         if not certificate.holds:
             raise SolverError(
                 f"the {self._backend} solver's answer does not prove itself (primal "
@@ -214,7 +228,7 @@ class CapacityProgram:
         limits = None
         if ranges and self._objective is Objective.MOST_REQUESTS:
             limits = self._ranges()
-        return self._solution(raw, self._among_best(form, raw), certificate, limits)
+        return self._solution(raw, x, certificate, limits)
 
     def change_capacity(self, factors: Mapping[tuple[Pool, int | None, Key], float]) -> None:
         """Multiply capacities (pool, node, key), from the original ones, for the next solve.

@@ -56,7 +56,7 @@ class PoolUse:
     @property
     def count(self) -> int:
         """Number of nodes."""
-        return self.use.shape[0]
+        return int(self.use.shape[0])
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def from_classes(
         _pool_use(names, [[_group(g) for g in c.loads.groups(pool)] for c in classes], zone)
         for pool, zone in zip(POOLS, zones or ((), ()), strict=True)
     ]
-    shared = [[((0,), c.loads.shared_demand, c.loads.shared_capacity)] for c in classes]
+    shared: list[list[_Group]] = [
+        [((0,), c.loads.shared_demand, c.loads.shared_capacity)] for c in classes
+    ]
     return Problem(
         names=names,
         share=np.array([math.nan if c.share is None else c.share for c in classes]),
@@ -210,7 +212,7 @@ class Kinds:
     @property
     def count(self) -> int:
         """Number of kinds."""
-        return self.use.shape[0]
+        return int(self.use.shape[0])
 
 
 def merge(pool: PoolUse, scale: Array | None = None, *, by_zone: bool = False) -> Kinds:

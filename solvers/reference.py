@@ -51,7 +51,7 @@ def solve(
             float(unit[where][(g * problem.classes + k) * PATHS + path]) * flow[where][g, k, path]
         )
 
-    rows = []
+    rows: list[Any] = []
 
     def subject_to(load: Any, equal: bool, bound: float) -> None:
         """Add a row, counted like the matrix's: ``load <= bound``, or ``load == bound``."""
