@@ -1,7 +1,7 @@
 """How long the per-node LP takes, building included, on clusters in which no two nodes are alike.
 
-``python -m benchmarks.linear_program [--plot FILE]``: 48P96D and 512P1024D, one workload class; then growth
-with nodes and with classes. "Again" is a second solve after one capacity has changed.
+``python -m benchmarks.linear_program [--plot FILE]``: growth with nodes up to 512P1024D, and with traffic
+classes on 48P96D. "Again" is a second solve after one capacity has changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from app.examples import find_scenario
-from dualpath_model import Cluster, Node, Pool, Scenario, load_scenario
+from dualpath_model import Cluster, Node, Scenario, load_scenario
 from dualpath_model.workload import from_moments
 from solvers import linear
 from solvers.problem import TrafficClass, from_classes
@@ -88,8 +88,7 @@ def timed(scenario: Scenario, classes: int = 1) -> Timing:
         answer = program.read_back(raw, x)
         mark()
         row = max(answer.rows, key=lambda r: r.dual_value * r.capacity)
-        pool = row.key.pool if row.key.pool is not Pool.CLUSTER else Pool.CLUSTER
-        program.change_capacity({(pool, row.node, row.key): 0.95 - 0.01 * run})
+        program.change_capacity({(row.key.pool, row.node, row.key): 0.95 - 0.01 * run})
         mark()
         program.read_back(*program.optimum())
         mark()
@@ -105,14 +104,11 @@ def timed(scenario: Scenario, classes: int = 1) -> Timing:
 
 
 def table(rows: list[tuple[str, Timing]]) -> None:
-    print(
-        f"{'':18} {'building':>9} {'solving':>9} {'reading':>9} {'total':>9} {'again':>9} {'again/total':>12}"
-    )
+    heads = ("building", "solving", "reading", "total", "again", "again/total")
+    print(" " * 18 + "".join(f"{head:>12}" for head in heads))
     for name, t in rows:
-        print(
-            f"{name:18} {t.building:9.4f} {t.solving:9.4f} {t.reading:9.4f} {t.total:9.4f} "
-            f"{t.again:9.4f} {t.again / t.total:12.1%}"
-        )
+        figures = (t.building, t.solving, t.reading, t.total, t.again)
+        print(f"{name:18}" + "".join(f"{f:12.4f}" for f in figures) + f"{t.again / t.total:12.1%}")
 
 
 def main() -> None:

@@ -402,7 +402,7 @@ class _Relaxed:
         capacities = slice(form.capacities)
         changed = (room != self._room) | (form.high[capacities] != self._high[capacities])
         peak = self._form.matrix.shape[1] - 1
-        for row in np.flatnonzero(changed):
+        for row in map(int, np.flatnonzero(changed)):
             self._highs.set_entry(row, peak, -form.high[row] if room[row] else 0.0)
             self._highs.set_row(row, -np.inf, 0.0 if room[row] else form.high[row])
         self._room, self._high = room.copy(), form.high.copy()

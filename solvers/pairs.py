@@ -7,8 +7,10 @@ its prefill node does not depend on its decode node. For small clusters and for 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from dualpath_model.errors import InputError
@@ -46,9 +48,11 @@ def solve(problem: Problem, *, locality: bool = False) -> PairSolution:
     for where, pool in enumerate(problem.pools()):
         for n in range(pool.count):
             columns = at[n] if where == 0 else at[:, n]  # (others, classes, paths)
-            for use in pool.use[n]:
-                if use.any():
-                    rows.append(_row(columns, np.broadcast_to(use, columns.shape), size + 1))
+            rows += [
+                _row(columns, np.broadcast_to(use, columns.shape), size + 1)
+                for use in pool.use[n]
+                if use.any()
+            ]
     rows += [
         _row(at, np.broadcast_to(u, shape), size + 1) for u in problem.shared.use[0] if u.any()
     ]
@@ -88,7 +92,7 @@ def solve(problem: Problem, *, locality: bool = False) -> PairSolution:
     return PairSolution(answer.status, float(flows.sum()), flows)
 
 
-def _row(columns: Array, values: Array, width: int) -> sparse.csr_matrix:
+def _row(columns: npt.NDArray[Any], values: Array, width: int) -> sparse.csr_matrix:
     flat = np.asarray(columns).ravel()
     return sparse.csr_matrix(
         (np.asarray(values).ravel(), (np.zeros(flat.size, int), flat)), (1, width)
