@@ -84,6 +84,33 @@ def plan(
 
 
 @app.command()
+def assign(
+    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    objective: Annotated[
+        Literal["most requests", "least peak", "least cost"],
+        typer.Option(help="What is best; the last two need requests_per_s for every class."),
+    ] = "most requests",
+    solver: Annotated[
+        Literal["auto", "highs", "cbc", "matrix"], typer.Option(help="As for plan.")
+    ] = "auto",
+    json: JsonOption = None,
+) -> None:
+    """Assign reads to nodes and paths: flows, prices with their ranges, certificate."""
+    from app.assign import assignment
+    from app.examples import find_scenario
+    from dualpath_model.scenario import load_scenario
+
+    found = assignment(load_scenario(find_scenario(scenario)), objective, solver)
+
+    def show() -> None:
+        from app.show import show_assignment
+
+        show_assignment(found)
+
+    _emit(json, lambda: found, show)
+
+
+@app.command()
 def examples() -> None:
     """List the shipped example scenarios."""
     from app.examples import example_dir, example_names

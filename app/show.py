@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dualpath_model.quantities import Dimension, show
-from solvers.planner import Plan, ResourceName, Utilisation
+from solvers.alternatives import ResourceName
+from solvers.planner import Plan, Utilisation
 
 _RATE = Dimension.BYTES_PER_S
 _UNITS = {"gpu": "FLOP/s", "hbm_space": "B"}
@@ -39,6 +40,8 @@ def show_plan(plan: Plan) -> None:
         f"{show(plan.workload.read_bytes_per_request, Dimension.BYTES)} a request\n"
     )
     console.print(_headline(plan))
+    if len(plan.classes) > 1:
+        console.print(_class_table(plan))
     console.print(_utilisation_table(plan))
     console.print(_upgrade_table(plan))
     console.print(_neighbour_table(plan))
@@ -70,9 +73,10 @@ def _headline(plan: Plan) -> Table:
         )
     table.add_row("P/D ratio", _range_text(plan))
     for engine in plan.decode_engines:
+        who = "" if len(plan.classes) == 1 else f", {escape(engine.traffic)}"
         table.add_row(
             "decode engine",
-            f"{escape(engine.node)}: batch {engine.batch:,.1f}, "
+            f"{escape(engine.node)}{who}: batch {engine.batch:,.1f}, "
             f"{show(engine.step_s, Dimension.SECONDS)} a step (limit: {engine.limit})",
         )
     return table
@@ -87,11 +91,29 @@ def _range_text(plan: Plan) -> str:
     return f"{found.ratio:.3g}, {verdict} the bottleneck-free range [{found.low:.3g}, {high}]"
 
 
+def _class_table(plan: Plan) -> Table:
+    table = Table(title="Classes of traffic", title_justify="left")
+    table.add_column("class")
+    for heading in ("asked", "requests/s", "Basic", "split", "read a request"):
+        table.add_column(heading, justify="right")
+    for row in plan.classes:
+        asked = f"{row.share:.0%} of the mix" if row.share is not None else "a fixed rate"
+        table.add_row(
+            escape(row.name),
+            asked,
+            f"{row.requests_per_s:,.1f}",
+            f"{row.requests_per_s_basic:,.1f}",
+            f"{row.split:.1%}",
+            show(row.read_bytes_per_request, Dimension.BYTES),
+        )
+    return table
+
+
 def _utilisation_table(plan: Plan) -> Table:
     """One line a pool and resource: the fullest node; single nodes are in the JSON."""
     table = Table(title="Utilisation (fullest node of each pool)", title_justify="left")
     table.add_column("resource", no_wrap=True)
-    for heading in ("a node has", "Basic", "dual path", "1 % more gives"):
+    for heading in ("a node has", "Basic", "dual path", "+1 % gives"):
         table.add_column(heading, justify="right", no_wrap=True)
     grouped: dict[tuple[str, str, str], list[Utilisation]] = {}
     for row in plan.utilisation:
@@ -285,3 +307,46 @@ def show_fields(title: str, found: Mapping[str, Any]) -> None:
 
     for key, value in found.items():
         lines(value, key, 1)
+
+
+def show_assignment(found: Mapping[str, Any]) -> None:
+    """Print ``dualpath assign``."""
+    console = _console()
+    console.print(f"[bold]{escape(found['scenario'])}[/bold]")
+    console.print(f"{found['objective']}: {found['value']:,.4g} {found['unit']}")
+    table = Table(title="Requests/s by node (read path: prefill / decode)", title_justify="left")
+    table.add_column("node", no_wrap=True)
+    for part in found["classes"]:
+        table.add_column(f"{escape(part['name'])}, split {part['split']:.1%}", justify="right")
+    for node in found["nodes"]:
+        cells = [
+            f"{f['prefill_read']:,.1f} / {f['decode_read']:,.1f}" for f in node["requests_per_s"]
+        ]
+        table.add_row(f"{node['pool']} {node['node']} {escape(node['name'])}", *cells)
+    totals = [f"{part['requests_per_s']:,.1f}" for part in found["classes"]]
+    table.add_row("all", *totals, style="bold")
+    console.print(table)
+    table = Table(title="Capacities with a price", title_justify="left")
+    table.add_column("capacity", no_wrap=True)
+    for heading in ("has", "used", "1 % more gives", "price holds"):
+        table.add_column(heading, justify="right")
+    for row in found["capacities"]:
+        gain = 0.01 * row["dual_value"] * row["capacity"]
+        if abs(gain) <= 1e-9 * found["value"]:
+            continue
+        unit = _UNITS.get(row["resource"], "B/s")
+        ends = [row["holds_from"], row["holds_to"]]
+        holds = " to ".join("any" if e is None else _si(max(e, 0.0), unit) for e in ends)
+        node = "" if row["node"] is None else f" {row['node']}"
+        table.add_row(
+            f"{row['pool']}{node} {row['resource']} {row['direction']}",
+            _si(row["capacity"], unit),
+            f"{row['utilisation']:.1%}",
+            f"{gain:+,.3g} {found['unit']}",
+            holds,
+        )
+    console.print(table)
+    proof = found["certificate"]
+    console.print(
+        f"certificate: primal {proof['primal']:.0e}, dual {proof['dual']:.0e}, gap {proof['gap']:.0e}"
+    )

@@ -1,6 +1,6 @@
 """How long the per-node LP takes, building included, on clusters in which no two nodes are alike.
 
-``python -m benchmarks.linear_program [--plot FILE]``: growth with nodes up to 512P1024D, and with traffic
+``python -m benchmarks.linear_program [--plot FILE]``: growth with nodes up to 512P1024D, with traffic
 classes on 48P96D. "Again" is a second solve after one capacity has changed.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from app.examples import find_scenario
 from dualpath_model import Cluster, Node, Scenario, load_scenario
+from dualpath_model.scenario import WorkloadClass
 from dualpath_model.workload import from_moments
 from solvers import linear
 from solvers.problem import TrafficClass, from_classes
@@ -65,13 +66,10 @@ def uneven(scenario: Scenario, prefill: int, decode: int) -> Scenario:
 
 def classes_of(scenario: Scenario, count: int) -> list[TrafficClass]:
     """Return ``count`` classes of different context and append on one cluster."""
-    made = []
-    for k in range(count):
-        work = from_moments(30_000 / (k + 1), 400 * (k + 1), 176)
-        other = replace(scenario, workload=work)
-        other.__dict__.pop("means", None)
-        made.append(TrafficClass(f"class {k}", other.loads(), share=1.0 / count))
-    return made
+    works = [from_moments(30_000 / (k + 1), 400 * (k + 1), 176) for k in range(count)]
+    traffic = tuple(WorkloadClass(f"class {k}", work) for k, work in enumerate(works))
+    loads = replace(scenario, classes=traffic).class_loads()
+    return [TrafficClass(c.name, load, 1.0 / count) for c, load in zip(traffic, loads, strict=True)]
 
 
 def timed(scenario: Scenario, classes: int = 1) -> Timing:

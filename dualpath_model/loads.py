@@ -7,8 +7,8 @@ broadcast, so one call answers for a whole grid of configurations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -127,6 +127,7 @@ class RequestMeans:
     payloads: Payloads
     prefill_flops: float
     prompt_tokens: float
+    hit_tokens: float
     output_tokens: float
     decode_read_bytes: float
     decode_flops: float
@@ -158,6 +159,7 @@ def request_means(llm: Llm, workload: Workload, dtype: KvDtype) -> RequestMeans:
             np.mean(llm.prefill_flops(workload.hit_tokens, workload.miss_tokens).total)
         ),
         prompt_tokens=workload.mean_prompt_tokens,
+        hit_tokens=float(workload.hit_tokens.mean()),
         output_tokens=workload.mean_output_tokens,
         decode_read_bytes=per_token(llm.decode_read_bytes(context, dtype)),
         decode_flops=per_token(llm.decode_flops(context)),
@@ -216,6 +218,27 @@ class DecodePoint:
     """What stops the batch from growing: "tpot" or "hbm space"."""
     weight_bytes: float
     """Weight bytes that one GPU reads in a step."""
+
+
+def mix_means(means: Sequence[RequestMeans], weights: Sequence[float]) -> RequestMeans:
+    """Return the means of a mix of requests; ``weights`` are requests of each kind, not all zero."""
+    weight = np.asarray(weights, dtype=float) / np.sum(weights)
+    tokens = np.array([m.output_tokens for m in means]) * weight
+    per_token = tokens / tokens.sum() if tokens.any() else weight
+
+    def mean(amounts: list[float], by: Amount) -> float:
+        return float(np.dot(amounts, by))
+
+    return RequestMeans(
+        payloads={p: mean([float(m.payloads[p]) for m in means], weight) for p in Payload},
+        prefill_flops=mean([m.prefill_flops for m in means], weight),
+        prompt_tokens=mean([m.prompt_tokens for m in means], weight),
+        hit_tokens=mean([m.hit_tokens for m in means], weight),
+        output_tokens=mean([m.output_tokens for m in means], weight),
+        decode_read_bytes=mean([m.decode_read_bytes for m in means], per_token),
+        decode_flops=mean([m.decode_flops for m in means], per_token),
+        decode_context_bytes=mean([m.decode_context_bytes for m in means], per_token),
+    )
 
 
 def decode_point(
@@ -412,6 +435,20 @@ def _decode_compute(llm: Llm, means: RequestMeans, serving: Serving, point: Deco
             DECODE_HBM: means.output_tokens * read,
             DECODE_SPACE: means.output_tokens * point.step_s * means.decode_context_bytes * copies,
         }
+    )
+
+
+def compute_only(loads: Loads) -> Loads:
+    """Return the loads of the Oracle, for which moving KV-cache costs nothing."""
+
+    def bare(group: NodeLoad) -> NodeLoad:
+        return replace(group, demand=group.compute)
+
+    return replace(
+        loads,
+        prefill=tuple(map(bare, loads.prefill)),
+        decode=tuple(map(bare, loads.decode)),
+        shared_capacity={},
     )
 
 

@@ -61,11 +61,11 @@ class SchedulerParameters:
     qos_high_limit: int = 240
 
 
-def read_bytes_per_token(llm: Llm, means: RequestMeans, dtype: KvDtype, hit_tokens: float) -> float:
+def read_bytes_per_token(llm: Llm, means: RequestMeans, dtype: KvDtype) -> float:
     """Return the bytes that storage delivers per hit token (less than a token's KV under a window)."""
-    if hit_tokens <= 0:
+    if means.hit_tokens <= 0:
         return llm.kv_bytes_per_token(dtype)
-    return float(means.payloads[Payload.HIT]) / hit_tokens
+    return float(means.payloads[Payload.HIT]) / means.hit_tokens
 
 
 def scheduler_parameters(

@@ -21,7 +21,7 @@ from dualpath_model.catalog.files import looks_like_path, shipped
 from dualpath_model.catalog.llms import load_llm, parse_llm
 from dualpath_model.catalog.nodes import NodeSpec, load_node
 from dualpath_model.cluster import Cluster, Efficiencies, Node
-from dualpath_model.errors import InputError, unknown_name
+from dualpath_model.errors import InfeasibleError, InputError, unknown_name
 from dualpath_model.llm import KvDtype, Llm
 from dualpath_model.loads import (
     Loads,
@@ -64,6 +64,10 @@ class NodeGroupSpec(_Spec):
 
     node: str | NodeSpec
     count: Count = 1
+    zone: Annotated[int, Field(ge=0, le=MOST_NODES, strict=True)] = Field(
+        default=0,
+        description="with locality, decode nodes read for prefill nodes of their zone only",
+    )
 
 
 class StorageSpec(_Spec):
@@ -158,6 +162,21 @@ class WorkloadSpec(_Spec):
         return self
 
 
+class ClassSpec(_Spec):
+    """One kind of traffic among several: a share of what can grow, or a rate that must be served."""
+
+    name: Name
+    workload: WorkloadSpec
+    share: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] | None = None
+    requests_per_s: Annotated[float, Field(gt=0.0, le=1e12, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ClassSpec:
+        if (self.share is None) == (self.requests_per_s is None):
+            raise ValueError("give either share or requests_per_s, not both or neither")
+        return self
+
+
 class SloSpec(_Spec):
     """Latency promise (defaults: the paper's)."""
 
@@ -216,7 +235,13 @@ class ScenarioSpec(_Spec):
     kv_dtype: Literal["bf16", "fp8", "fp8_ds_mla"] | None = None
     cluster: str | ClusterSpec
     parallelism: PoolsParallelismSpec = PoolsParallelismSpec()
-    workload: WorkloadSpec
+    workload: WorkloadSpec | None = None
+    classes: list[ClassSpec] | None = Field(
+        default=None, description="several kinds of traffic, instead of one workload"
+    )
+    locality: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="a decode node reads only for prefill nodes of its own zone"
+    )
     slo: SloSpec = SloSpec()
     efficiencies: EfficienciesSpec = EfficienciesSpec()
     traffic: TrafficSpec = TrafficSpec()
@@ -226,33 +251,81 @@ class ScenarioSpec(_Spec):
         default=None, description="resources that can run out; left out: all that are known"
     )
 
+    @model_validator(mode="after")
+    def _one_source_of_traffic(self) -> ScenarioSpec:
+        if (self.workload is None) == (not self.classes):
+            raise ValueError("give either workload or classes, one of which is needed")
+        return self
+
+
+@dataclass(frozen=True)
+class WorkloadClass:
+    """One kind of traffic: ``share`` of what can grow, or ``rate`` in requests/s."""
+
+    name: str
+    workload: Workload
+    share: float | None = None
+    rate: float | None = None
+
 
 @dataclass(frozen=True)
 class Scenario:
-    """A resolved scenario: everything looked up, in SI."""
+    """A resolved scenario: everything looked up, in SI.
+
+    ``classes`` has one entry, with share 1, where the file has a workload. ``zones`` are those of the
+    prefill and of the decode nodes, None without locality.
+    """
 
     name: str
     description: str
     llm: Llm
     cluster: Cluster
-    workload: Workload
+    classes: tuple[WorkloadClass, ...]
     serving: Serving
     slo: Slo
     efficiencies: Efficiencies
     rules: SchedulerRules
     limits: frozenset[Resource]
+    zones: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    @property
+    def workload(self) -> Workload:
+        """The workload, the first of several."""
+        return self.classes[0].workload
+
+    @property
+    def means(self) -> RequestMeans:
+        """Means per request of the workload, the first of several."""
+        return self.class_means[0]
 
     @cached_property
-    def means(self) -> RequestMeans:
-        """Means per request; computed once, and kept by :meth:`on`."""
-        return request_means(self.llm, self.workload, self.serving.kv_dtype)
+    def class_means(self) -> tuple[RequestMeans, ...]:
+        """Means per request of each class; computed once, and kept by :meth:`on`."""
+        return tuple(
+            request_means(self.llm, c.workload, self.serving.kv_dtype) for c in self.classes
+        )
 
     def loads(self) -> Loads:
-        """Return the loads of the workload on the cluster. Raises InfeasibleError."""
+        """Return the loads of the workload (the first of several). Raises InfeasibleError."""
+        return self._loads_of(self.means)
+
+    def class_loads(self) -> tuple[Loads, ...]:
+        """Return the loads of each class. Raises InfeasibleError naming the class if one cannot run."""
+        found = []
+        for traffic, means in zip(self.classes, self.class_means, strict=True):
+            try:
+                found.append(self._loads_of(means))
+            except InfeasibleError as error:
+                if len(self.classes) == 1:
+                    raise
+                raise InfeasibleError(f"class '{traffic.name}': {error}") from None
+        return tuple(found)
+
+    def _loads_of(self, means: RequestMeans) -> Loads:
         return cluster_loads(
             self.cluster,
             self.llm,
-            self.means,
+            means,
             self.serving,
             self.slo,
             self.efficiencies,
@@ -260,9 +333,14 @@ class Scenario:
         )
 
     def on(self, cluster: Cluster) -> Scenario:
-        """Return the same scenario on another cluster."""
-        other = replace(self, cluster=cluster)
-        other.__dict__["means"] = self.means  # the cached value does not depend on the cluster
+        """Return the same scenario on another cluster; zones stay while the node counts do."""
+        same = (len(cluster.prefill), len(cluster.decode)) == (
+            len(self.cluster.prefill),
+            len(self.cluster.decode),
+        )
+        other = replace(self, cluster=cluster, zones=self.zones if same else None)
+        # the cached value does not depend on the cluster
+        other.__dict__["class_means"] = self.class_means
         return other
 
     def with_nodes(self, prefill: int, decode: int) -> Scenario:
@@ -327,11 +405,19 @@ def resolve(spec: ScenarioSpec, base_dir: Path, document: Document | None = None
         llm.kv_bytes_per_token(kv_dtype)
     with at("cluster"):
         cluster_spec, cluster_dir, cluster_at = _cluster_spec(spec.cluster, base_dir, at)
-    cluster = _resolve_cluster(cluster_spec, cluster_dir, cluster_at)
+    cluster, zones = _resolve_cluster(cluster_spec, cluster_dir, cluster_at)
     defaults = default_efficiencies()
     given = spec.efficiencies.model_dump(exclude_none=True)
-    with at("workload"):
-        workload = _resolve_workload(spec.workload, base_dir, spec.scheduler.block_tokens)
+    block_tokens = spec.scheduler.block_tokens
+    classes: list[WorkloadClass] = []
+    if spec.workload is not None:
+        with at("workload"):
+            workload = _resolve_workload(spec.workload, base_dir, block_tokens)
+        classes.append(WorkloadClass("all", workload, share=1.0))
+    for index, part in enumerate(spec.classes or []):
+        with at("classes", index, "workload"):
+            workload = _resolve_workload(part.workload, base_dir, block_tokens)
+        classes.append(WorkloadClass(part.name, workload, part.share, part.requests_per_s))
     for pool in (Pool.PREFILL, Pool.DECODE):
         tensor = getattr(spec.parallelism, pool.value).tensor
         smallest = min(node.gpus for node in cluster.nodes(pool))
@@ -346,7 +432,7 @@ def resolve(spec: ScenarioSpec, base_dir: Path, document: Document | None = None
         description=spec.description,
         llm=llm,
         cluster=cluster,
-        workload=workload,
+        classes=tuple(classes),
         serving=Serving(
             kv_dtype=kv_dtype,
             prefill=Parallelism(**spec.parallelism.prefill.model_dump()),
@@ -364,6 +450,7 @@ def resolve(spec: ScenarioSpec, base_dir: Path, document: Document | None = None
             spec.scheduler.block_tokens,
         ),
         limits=frozenset(map(Resource, spec.limits)) if spec.limits else frozenset(Resource),
+        zones=zones if spec.locality else None,
     )
 
 
@@ -407,12 +494,19 @@ def _cluster_spec(
     return spec, path.parent, lambda *location: _Place(document, location[1:])
 
 
-def _resolve_cluster(spec: ClusterSpec, base_dir: Path, at: Callable[..., _Place]) -> Cluster:
+_Zones = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _resolve_cluster(
+    spec: ClusterSpec, base_dir: Path, at: Callable[..., _Place]
+) -> tuple[Cluster, _Zones]:
     pools: dict[str, tuple[Node, ...]] = {}
+    zones: dict[str, tuple[int, ...]] = {}
     for pool in ("prefill", "decode"):
         given = getattr(spec, pool)
         groups = given if isinstance(given, list) else [given]
         nodes: list[Node] = []
+        zone: list[int] = []
         for index, group in enumerate(groups):
             place = (pool, index) if isinstance(given, list) else (pool,)
             with at("cluster", *place, "node"):
@@ -424,14 +518,16 @@ def _resolve_cluster(spec: ClusterSpec, base_dir: Path, at: Callable[..., _Place
                         f"{base} (changed)" if base else f"{pool} group {index + 1}"
                     )
             nodes += [node] * group.count
-        pools[pool] = tuple(nodes)
-    return Cluster(
+            zone += [group.zone] * group.count
+        pools[pool], zones[pool] = tuple(nodes), tuple(zone)
+    cluster = Cluster(
         prefill=pools["prefill"],
         decode=pools["decode"],
         storage_read_bytes_per_s=spec.storage.read,
         storage_write_bytes_per_s=spec.storage.write,
         fabric_bytes_per_s=spec.fabric,
     )
+    return cluster, (zones["prefill"], zones["decode"])
 
 
 def _resolve_workload(spec: WorkloadSpec, base_dir: Path, block_tokens: int) -> Workload:

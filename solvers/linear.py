@@ -97,7 +97,7 @@ class LinearSolution:
         """Split of each class: fraction of its requests that take the decode read path."""
         rates = self.class_rates
         pulled = self.prefill[:, :, 1].sum(axis=0)
-        return np.divide(pulled, rates, out=np.zeros_like(rates), where=rates > 0)
+        return np.asarray(np.divide(pulled, rates, out=np.zeros_like(rates), where=rates > 0))
 
     @property
     def split(self) -> float:

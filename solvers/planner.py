@@ -1,20 +1,18 @@
 """plan(scenario): the whole answer for a capacity planner, from the static models.
 
-The LP gives throughput, flows, utilisation and prices; the closed form answers for neighbouring node
-counts where the pools are homogeneous (the LP where they are not).
+The LP gives throughput, flows, utilisation and prices; :mod:`solvers.alternatives` answers for other
+node counts and hardware.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dualpath_model import closed_form
-from dualpath_model.cluster import Node, movement_capacity
-from dualpath_model.errors import InfeasibleError
-from dualpath_model.loads import Loads, oracle_throughput
+from dualpath_model.cluster import movement_capacity
+from dualpath_model.loads import RequestMeans, mix_means
 from dualpath_model.parameters import (
     SchedulerParameters,
     read_bytes_per_token,
@@ -22,18 +20,11 @@ from dualpath_model.parameters import (
 )
 from dualpath_model.paths import Key, Payload, Pool, Resource
 from dualpath_model.scenario import Scenario
-from solvers import linear
+from solvers import alternatives, linear
+from solvers.alternatives import Neighbour, ResourceName, Upgrade, bottleneck, name_of
+from solvers.certificate import Certificate
 
 PLAN_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceName:
-    """A capacity by name."""
-
-    pool: str
-    resource: str
-    direction: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +73,6 @@ class Utilisation:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
-    """Another pair of node counts; ``reason`` says why where it cannot serve at all."""
-
-    prefill_nodes: int
-    decode_nodes: int
-    feasible: bool
-    split: float
-    throughput_requests_per_s: float
-    throughput_basic_requests_per_s: float
-    speedup_over_basic: float
-    requests_per_s_per_node: float
-    bottleneck: ResourceName | None
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Upgrade:
-    """What one change to the hardware would give, by solving again (not by extrapolating a dual)."""
-
-    change: str
-    throughput_requests_per_s: float
-    gain: float
-    """Relative gain over this plan: 0.1 is 10 %."""
-
-
-@dataclass(frozen=True, slots=True)
 class NodeFlow:
     """What one node does in the plan, requests/s and bytes/s."""
 
@@ -121,8 +86,9 @@ class NodeFlow:
 
 @dataclass(frozen=True, slots=True)
 class DecodeEngine:
-    """Operating point of a decode engine of one node kind."""
+    """Operating point of a decode engine of one node kind under one class of traffic."""
 
+    traffic: str
     node: str
     batch: float
     step_s: float
@@ -130,8 +96,22 @@ class DecodeEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassPlan:
+    """What one kind of traffic gets; ``share`` or ``required_requests_per_s`` is what it asked for."""
+
+    name: str
+    requests_per_s: float
+    requests_per_s_basic: float
+    split: float
+    share: float | None
+    required_requests_per_s: float | None
+    read_bytes_per_request: float
+    prefill_flops_per_request: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadSummary:
-    """The workload's means per request."""
+    """The workload's means per request; of several classes the mix that the plan serves."""
 
     source: str
     sessions: int
@@ -156,6 +136,7 @@ class Plan:
     prefill_nodes: int
     decode_nodes: int
     workload: WorkloadSummary
+    classes: tuple[ClassPlan, ...]
     bottleneck: ResourceName
     bottleneck_basic: ResourceName
     binding: tuple[ResourceName, ...]
@@ -172,6 +153,7 @@ class Plan:
     flows: tuple[NodeFlow, ...]
     decode_engines: tuple[DecodeEngine, ...]
     utilisation: tuple[Utilisation, ...]
+    certificate: Certificate
     upgrades: tuple[Upgrade, ...]
     neighbours: tuple[Neighbour, ...]
     scheduler_parameters: SchedulerParameters
@@ -188,17 +170,20 @@ def plan(scenario: Scenario, *, backend: linear.Backend = "auto") -> Plan:
 
     Raises InfeasibleError if the LLM does not fit the GPUs or the TPOT cannot be met.
     """
-    loads = scenario.loads()
-    best = linear.solve(loads, backend=backend)
-    basic = linear.solve(loads, decode_reads=False, backend=backend)
-    oracle = oracle_throughput(loads)
+    loads = scenario.class_loads()
+    problem = alternatives.problem_of(scenario, loads)
+    local = scenario.zones is not None
+    best = linear.CapacityProgram(problem, backend, locality=local).solve()
+    basic = linear.CapacityProgram(problem, backend, decode_reads=False, locality=local).solve()
+    oracle = alternatives.oracle_throughput(scenario, loads)
     flows = _flows(scenario, best)
     reads = {
         pool: [flow.storage_reads_per_s for flow in flows if flow.pool == pool.value]
         for pool in (Pool.PREFILL, Pool.DECODE)
     }
-    hit_tokens = float(scenario.workload.hit_tokens.mean())
-    means, workload = scenario.means, scenario.workload
+    read = [flow.storage_read_bytes_per_s for flow in flows]
+    split = sum(read[len(scenario.cluster.prefill) :]) / (sum(read) or 1.0)
+    means = mix_means(scenario.class_means, best.class_rates.tolist())
     return Plan(
         version=PLAN_VERSION,
         scenario=scenario.name,
@@ -206,93 +191,103 @@ def plan(scenario: Scenario, *, backend: linear.Backend = "auto") -> Plan:
         kv_dtype=scenario.serving.kv_dtype.value,
         prefill_nodes=len(scenario.cluster.prefill),
         decode_nodes=len(scenario.cluster.decode),
-        workload=_summary(scenario),
-        bottleneck=_name(_bottleneck(best)),
-        bottleneck_basic=_name(_bottleneck(basic)),
-        binding=tuple(map(_name, dict.fromkeys(row.key for row in best.binding))),
-        split=best.split,
+        workload=_summary(scenario, means),
+        classes=_classes(scenario, best, basic),
+        bottleneck=name_of(bottleneck(best)),
+        bottleneck_basic=name_of(bottleneck(basic)),
+        binding=tuple(map(name_of, dict.fromkeys(row.key for row in best.binding))),
+        split=split,
         throughput_requests_per_s=best.throughput,
         throughput_basic_requests_per_s=basic.throughput,
-        throughput_oracle_requests_per_s=oracle if math.isfinite(oracle) else None,
+        throughput_oracle_requests_per_s=oracle,
         speedup_over_basic=best.throughput / basic.throughput,
-        fraction_of_oracle=best.throughput / oracle if math.isfinite(oracle) else None,
-        sessions_per_s=best.throughput * workload.session_count / workload.turns,
+        fraction_of_oracle=None if oracle is None else best.throughput / oracle,
+        sessions_per_s=_sessions_per_s(scenario, best),
         bottleneck_free=_bottleneck_free(scenario),
         payload_bytes={str(p.value): float(amount) for p, amount in means.payloads.items()},
         flows=flows,
         decode_engines=tuple(
-            DecodeEngine(group.node.name, point.batch, point.step_s, point.limit)
-            for group in loads.decode
+            DecodeEngine(traffic.name, group.node.name, point.batch, point.step_s, point.limit)
+            for traffic, load in zip(scenario.classes, loads, strict=True)
+            for group in load.decode
             if (point := group.decode_point) is not None
         ),
         utilisation=_utilisation(best, basic),
-        upgrades=_upgrades(scenario, best.throughput),
-        neighbours=_neighbours(scenario),
+        certificate=best.certificate,
+        upgrades=alternatives.upgrades(scenario, best.throughput),
+        neighbours=alternatives.neighbours(scenario),
         scheduler_parameters=scheduler_parameters(
             scenario.cluster,
             scenario.llm,
             means,
             scenario.efficiencies,
             scenario.rules,
-            split=best.split,
+            split=split,
             read_rates=reads,
-            token_bytes=read_bytes_per_token(
-                scenario.llm, means, scenario.serving.kv_dtype, hit_tokens
-            ),
+            token_bytes=read_bytes_per_token(scenario.llm, means, scenario.serving.kv_dtype),
         ),
         notes=_notes(scenario),
     )
 
 
-def _name(key: Key) -> ResourceName:
-    return ResourceName(key.pool.value, key.resource.value, key.direction.value)
+def _classes(
+    scenario: Scenario, best: linear.LinearSolution, basic: linear.LinearSolution
+) -> tuple[ClassPlan, ...]:
+    rates, before, splits = best.class_rates, basic.class_rates, best.class_splits
+    return tuple(
+        ClassPlan(
+            name=traffic.name,
+            requests_per_s=float(rates[k]),
+            requests_per_s_basic=float(before[k]),
+            split=float(splits[k]),
+            required_requests_per_s=traffic.rate,
+            share=traffic.share,
+            read_bytes_per_request=float(means.payloads[Payload.HIT]),
+            prefill_flops_per_request=means.prefill_flops,
+        )
+        for k, (traffic, means) in enumerate(
+            zip(scenario.classes, scenario.class_means, strict=True)
+        )
+    )
 
 
-def _bottleneck(solution: linear.LinearSolution) -> Key:
-    """Return the capacity of which more would help most; where none is priced, the fullest."""
-    worth: dict[Key, float] = {}
-    for row in solution.rows:
-        worth[row.key] = worth.get(row.key, 0.0) + row.dual_value * row.capacity
-    best = max(worth, key=lambda key: worth[key])
-    if worth[best] > 1e-6 * solution.throughput:
-        return best
-    return max(solution.rows, key=lambda row: row.utilisation).key
+def _sessions_per_s(scenario: Scenario, best: linear.LinearSolution) -> float:
+    turns = [c.workload.turns / c.workload.session_count for c in scenario.classes]
+    return float(sum(rate / per for rate, per in zip(best.class_rates, turns, strict=True)))
 
 
 def _flows(scenario: Scenario, solution: linear.LinearSolution) -> tuple[NodeFlow, ...]:
     """Storage reads happen on the prefill node on one path, on the decode node on the other."""
     from_storage = 1.0 - scenario.serving.dram_cache_hit_share
-    hit_bytes = float(scenario.means.payloads[Payload.HIT])
+    hit_bytes = [float(means.payloads[Payload.HIT]) for means in scenario.class_means]
     return tuple(
         NodeFlow(
             pool=pool.value,
             node=index,
             name=node.name,
-            requests_per_s=flow[0] + flow[1],
-            storage_reads_per_s=flow[path] * from_storage,
-            storage_read_bytes_per_s=flow[path] * from_storage * hit_bytes,
+            requests_per_s=float(flow.sum()),
+            storage_reads_per_s=float(flow[:, path].sum()) * from_storage,
+            storage_read_bytes_per_s=float(flow[:, path] @ hit_bytes) * from_storage,
         )
-        for pool, path, node_flows in (
-            (Pool.PREFILL, 0, solution.prefill_flows),
-            (Pool.DECODE, 1, solution.decode_flows),
+        for pool, path, flows in (
+            (Pool.PREFILL, 0, solution.prefill),
+            (Pool.DECODE, 1, solution.decode),
         )
-        for index, (node, flow) in enumerate(
-            zip(scenario.cluster.nodes(pool), node_flows, strict=True)
-        )
+        for index, (node, flow) in enumerate(zip(scenario.cluster.nodes(pool), flows, strict=True))
     )
 
 
-def _summary(scenario: Scenario) -> WorkloadSummary:
-    workload, means = scenario.workload, scenario.means
+def _summary(scenario: Scenario, means: RequestMeans) -> WorkloadSummary:
+    workloads = [traffic.workload for traffic in scenario.classes]
     hit_bytes = float(means.payloads[Payload.HIT])
     return WorkloadSummary(
-        source=workload.source,
-        sessions=workload.session_count,
-        requests=workload.turns,
-        hit_rate=workload.hit_rate,
-        mean_prompt_tokens=workload.mean_prompt_tokens,
-        mean_miss_tokens=float(workload.miss_tokens.mean()),
-        mean_output_tokens=workload.mean_output_tokens,
+        source="; ".join(workload.source for workload in workloads),
+        sessions=sum(workload.session_count for workload in workloads),
+        requests=sum(workload.turns for workload in workloads),
+        hit_rate=means.hit_tokens / means.prompt_tokens,
+        mean_prompt_tokens=means.prompt_tokens,
+        mean_miss_tokens=means.prompt_tokens - means.hit_tokens,
+        mean_output_tokens=means.output_tokens,
         read_bytes_per_request=hit_bytes * (1.0 - scenario.serving.dram_cache_hit_share),
         prefill_flops_per_request=means.prefill_flops,
         cache_compute_bytes_per_flop=hit_bytes / means.prefill_flops
@@ -344,126 +339,6 @@ def _bottleneck_free(scenario: Scenario) -> BottleneckFreeRange:
 
 def _words(key: Key) -> tuple[str, str, str]:
     return key.pool.value, key.resource.value, key.direction.value
-
-
-# ---- other clusters ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Quick:
-    """Throughput with and without decode reads, without prices."""
-
-    split: float
-    throughput: float
-    basic: float
-    bottleneck: Key
-
-
-def _quick(loads: Loads) -> _Quick:
-    """Solve by the closed form where it applies, else by the LP."""
-    if loads.homogeneous:
-        bound = closed_form.solve(*closed_form.of_loads(loads))
-        first = bound.keys[int(bound.bottleneck)]
-        return _Quick(
-            float(bound.split), float(bound.throughput), float(bound.throughput_basic), first
-        )
-    best, basic = linear.solve(loads), linear.solve(loads, decode_reads=False)
-    return _Quick(best.split, best.throughput, basic.throughput, _bottleneck(best))
-
-
-def _neighbour_counts(prefill: int, decode: int) -> Iterable[tuple[int, int]]:
-    """The same number of nodes divided otherwise (up to three steps), and one node more or less."""
-    shifts = [(prefill + step, decode - step) for step in range(-3, 4)]
-    singles = [
-        (prefill - 1, decode),
-        (prefill + 1, decode),
-        (prefill, decode - 1),
-        (prefill, decode + 1),
-    ]
-    counts = {(p, d) for p, d in [*shifts, *singles] if p >= 1 and d >= 1}
-    return sorted(counts, key=lambda pair: (pair[0] + pair[1], pair[0]))
-
-
-def _neighbours(scenario: Scenario) -> tuple[Neighbour, ...]:
-    counts = _neighbour_counts(len(scenario.cluster.prefill), len(scenario.cluster.decode))
-    found = []
-    for prefill, decode in counts:
-        try:
-            quick = _quick(scenario.with_nodes(prefill, decode).loads())
-        except InfeasibleError as error:
-            found.append(
-                Neighbour(prefill, decode, False, 0.0, 0.0, 0.0, 0.0, 0.0, None, str(error))
-            )
-            continue
-        found.append(
-            Neighbour(
-                prefill_nodes=prefill,
-                decode_nodes=decode,
-                feasible=True,
-                split=quick.split,
-                throughput_requests_per_s=quick.throughput,
-                throughput_basic_requests_per_s=quick.basic,
-                speedup_over_basic=quick.throughput / quick.basic,
-                requests_per_s_per_node=quick.throughput / (prefill + decode),
-                bottleneck=_name(quick.bottleneck),
-                reason=None,
-            )
-        )
-    return tuple(found)
-
-
-def _upgrades(scenario: Scenario, throughput: float) -> tuple[Upgrade, ...]:
-    """One more unit of each resource: a NIC on each node, memory bandwidth, a node."""
-
-    def scaled(pool: Pool, change: Callable[[Node], Node]) -> Scenario:
-        return scenario.with_each_node(pool, change)
-
-    options: list[tuple[str, Scenario]] = []
-    for pool in (Pool.PREFILL, Pool.DECODE):
-        nodes = scenario.cluster.nodes(pool)
-        if not any(node.shares_nic for node in nodes):
-            options.append((f"one more storage NIC on each {pool} node", scaled(pool, _add_snic)))
-        options.append((f"one more compute NIC on each {pool} node", scaled(pool, _add_cnic)))
-        if all(node.dram_bytes_per_s for node in nodes):
-            options.append(
-                (f"10 % more DRAM bandwidth on each {pool} node", scaled(pool, _faster_dram))
-            )
-    options.append(("10 % more FLOP/s on each prefill node", scaled(Pool.PREFILL, _faster_gpu)))
-    options.append(
-        ("10 % more HBM bandwidth on each decode node", scaled(Pool.DECODE, _faster_hbm))
-    )
-    prefill, decode = len(scenario.cluster.prefill), len(scenario.cluster.decode)
-    options.append(("one more prefill node", scenario.with_nodes(prefill + 1, decode)))
-    options.append(("one more decode node", scenario.with_nodes(prefill, decode + 1)))
-    found = []
-    for change, changed in options:
-        rate = _quick(changed.loads()).throughput
-        gain = rate / throughput - 1.0
-        found.append(Upgrade(change, rate, gain if abs(gain) > 1e-9 else 0.0))
-    return tuple(sorted(found, key=lambda upgrade: -upgrade.gain))
-
-
-def _add_snic(node: Node) -> Node:
-    return replace(node, snics=node.snics + 1)
-
-
-def _add_cnic(node: Node) -> Node:
-    return replace(node, cnics=node.cnics + 1)
-
-
-def _faster_dram(node: Node) -> Node:
-    return replace(node, dram_bytes_per_s=1.1 * (node.dram_bytes_per_s or 0.0))
-
-
-def _faster_gpu(node: Node) -> Node:
-    gpu = node.gpu
-    fp8 = None if gpu.fp8_flop_per_s is None else 1.1 * gpu.fp8_flop_per_s
-    faster = replace(gpu, bf16_flop_per_s=1.1 * gpu.bf16_flop_per_s, fp8_flop_per_s=fp8)
-    return replace(node, gpu=faster)
-
-
-def _faster_hbm(node: Node) -> Node:
-    return replace(node, gpu=replace(node.gpu, hbm_bytes_per_s=1.1 * node.gpu.hbm_bytes_per_s))
 
 
 def _notes(scenario: Scenario) -> tuple[str, ...]:

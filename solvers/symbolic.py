@@ -1,0 +1,343 @@
+"""The model in symbols: demands, ratio conditions, crossings and bounds, derived from the step table.
+
+Nothing here is typed in that :data:`paths.PAPER` already says: counts of passages come from
+:func:`loads.movement` with one byte of each payload, and every condition is solved for, not stated.
+:mod:`solvers.derivation` numbers the results and prints them; the numeric code that they must equal
+is :mod:`closed_form` and :mod:`solvers.real_traffic`.
+
+Letters are the paper's. The generated KV-cache is ``o`` (for output) because ``g`` is GPUs a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from sympy import Expr, Max, Min, Rational, Symbol
+
+from dualpath_model.loads import Demand, movement
+from dualpath_model.paths import PAPER, Direction, Key, Payload, Pool, Resource, StepTable
+
+P, D, g, B, s, M, H, W, F, Q = sympy.symbols("P D g B s M H W F Q", positive=True)
+R = Symbol("R", positive=True)
+m, a, o, x = sympy.symbols("m a o x", nonnegative=True)
+mu, alpha, gamma = sympy.symbols("mu alpha gamma", nonnegative=True)
+T_p, T_c, lam = sympy.symbols("T_p T_c lam", positive=True)
+_rho = Symbol("rho", positive=True)  # P/D while it is solved for; never printed
+
+MEANING: dict[Symbol, str] = {
+    P: "prefill nodes",
+    D: "decode nodes",
+    g: "GPUs a node, one compute NIC each",
+    B: "bandwidth of a compute NIC, per direction, bytes/s",
+    s: "bandwidth of a node's storage NIC, in units of B",
+    M: "DRAM bandwidth of a node, reads and writes together, bytes/s",
+    H: "host link of a node, per direction, bytes/s",
+    W: "HBM bandwidth of a node, reads and writes together, bytes/s",
+    F: "compute network between the pools, per direction, bytes/s",
+    Q: "storage service as a whole, per direction, bytes/s",
+    R: "KV-cache of the hit tokens, bytes a request",
+    m: "KV-cache of the miss tokens, bytes a request",
+    a: "the miss tokens' KV-cache as it is stored, bytes a request",
+    o: "the generated tokens' KV-cache as it is stored, bytes a request",
+    mu: "m/R",
+    alpha: "a/R",
+    gamma: "o/R",
+    x: "split: fraction of R that is read through decode nodes",
+    T_p: "rate of one PE-DE pair on the prefill read path, bytes/s",
+    T_c: "rate of one PE-DE pair on the decode read path, bytes/s",
+    lam: "requests/s",
+}
+PAYLOADS: dict[Payload, Symbol] = {
+    Payload.HIT: R,
+    Payload.MISS: m,
+    Payload.APPENDED: a,
+    Payload.GENERATED: o,
+}
+RATIOS: dict[Symbol, Symbol] = {m: mu, a: alpha, o: gamma}
+"""Payloads in units of R: miss traffic and write-back relative to what is read."""
+
+SNIC_P = Key(Pool.PREFILL, Resource.SNIC, Direction.IN)
+SNIC_D = Key(Pool.DECODE, Resource.SNIC, Direction.IN)
+COUNT: dict[Pool, Expr] = {Pool.PREFILL: P, Pool.DECODE: D, Pool.CLUSTER: sympy.Integer(1)}
+_PAPER_RATE: dict[Resource, Expr] = {
+    Resource.SNIC: s * B,
+    Resource.CNIC: g * B,
+    Resource.DRAM: M,
+    Resource.HOST_LINK: H,
+    Resource.HBM: W,
+    Resource.FABRIC: F,
+    Resource.STORAGE: Q,
+}
+
+
+def paper_rate(key: Key) -> Expr:
+    """Return the rate of one node (or of what the cluster shares) in the paper's letters, bytes/s."""
+    return _PAPER_RATE[key.resource]
+
+
+def own_rate(key: Key) -> Symbol:
+    """Return a letter for this capacity alone: nodes of the two pools may then differ."""
+    words = f"{key.pool}_{key.resource}_{key.direction}".replace(" ", "_").replace("+", "_")
+    return Symbol(f"C_{words}", positive=True)
+
+
+Rate = Callable[[Key], Expr]
+
+
+def reading_order(keys: Iterable[Key]) -> list[Key]:
+    """Sort as the paper's table: by resource, prefill before decode, read before write."""
+    resources, pools = list(Resource), list(Pool)
+    return sorted(
+        keys, key=lambda k: (resources.index(k.resource), pools.index(k.pool), k.direction.value)
+    )
+
+
+# ---- what a request asks -------------------------------------------------------------------------
+
+
+def demand(table: StepTable = PAPER) -> Demand:
+    """Return the bytes that one request moves over each capacity, in R, m, a and o; split as usual."""
+    base: dict[Key, Expr] = {}
+    slope: dict[Key, Expr] = {}
+    for payload, amount in PAYLOADS.items():
+        unit = movement(table, {payload: 1.0})
+        for part, whole in ((unit.base, base), (unit.slope, slope)):
+            for key, count in part.items():
+                whole[key] = whole.get(key, 0) + Rational(float(count)) * amount
+    return Demand({key: base[key] for key in reading_order(base)}, slope)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Bytes over one capacity per hit byte read, if it is read by prefill or by decode."""
+
+    prefill: Expr
+    decode: Expr
+
+
+def weights(table: StepTable = PAPER) -> dict[Key, Weights]:
+    """Return each capacity's bytes per hit byte on each path, in mu, alpha and gamma."""
+    asked = demand(table)
+    in_hits = {letter: ratio * R for letter, ratio in RATIOS.items()}
+
+    def per_hit(amount: Expr) -> Expr:
+        return sympy.expand(amount.subs(in_hits) / R)
+
+    return {
+        key: Weights(per_hit(base), per_hit(base + asked.slope.get(key, 0)))
+        for key, base in asked.base.items()
+    }
+
+
+def hits_only(table: StepTable = PAPER) -> StepTable:
+    """Return the table of the paper's analysis."""
+    return table.carrying(Payload.HIT)
+
+
+# ---- section 4.2: a PE-DE pair -------------------------------------------------------------------
+
+
+def pair_load(key: Key, weight: Weights) -> Expr:
+    """Return the load in T_p and T_c on one GPU's compute NIC, or on a node's SNIC or DRAM.
+
+    A PE is paired with the D g engines of the decode nodes, a DE with the P g of the prefill nodes;
+    what belongs to a node serves its g engines.
+    """
+    partners = (D if key.pool is Pool.PREFILL else P) * g
+    engines = 1 if key.resource is Resource.CNIC else g
+    return (weight.prefill * T_p + weight.decode * T_c) * partners * engines
+
+
+def pair_capacity(key: Key) -> Expr:
+    """Return the capacity that bounds :func:`pair_load`: B for one compute NIC."""
+    return B if key.resource is Resource.CNIC else paper_rate(key)
+
+
+def pair_rates(table: StepTable = PAPER) -> dict[Symbol, Expr]:
+    """Return T_p and T_c with the storage NICs of both sides saturated: equations (1) and (2)."""
+    weight = weights(hits_only(table))
+    saturated = [sympy.Eq(pair_load(key, weight[key]), paper_rate(key)) for key in (SNIC_P, SNIC_D)]
+    (found,) = sympy.solve(saturated, [T_p, T_c], dict=True)
+    return dict(found)
+
+
+# ---- conditions on P/D ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RatioCondition:
+    """``load <= capacity`` and what it says of P/D; None: no bound on that side.
+
+    ``low`` is valid only where ``room`` (what P/D -> infinity leaves of the capacity) is positive:
+    otherwise no ratio will do. With neither ``low`` nor ``high``, ``room >= 0`` is the condition.
+    """
+
+    load: Expr
+    capacity: Expr
+    low: Expr | None
+    high: Expr | None
+    room: Expr | None
+
+
+def solve_ratio(load: Expr, capacity: Expr) -> RatioCondition:
+    """Solve ``load <= capacity`` for P/D, where ``load`` depends on P and D through P/D alone."""
+    in_ratio = sympy.expand(sympy.simplify(load.subs(P, _rho * D)))
+    load = sympy.factor(load)
+    if not in_ratio.has(_rho):
+        return RatioCondition(load, capacity, None, None, sympy.expand(capacity - in_ratio))
+    (bound,) = sympy.solve(sympy.Eq(in_ratio, capacity), _rho)
+    bound = sympy.factor(sympy.cancel(bound))
+    if sympy.diff(in_ratio, _rho).is_nonnegative:
+        return RatioCondition(load, capacity, None, bound, None)
+    room = sympy.expand(capacity - sympy.limit(in_ratio, _rho, sympy.oo))
+    return RatioCondition(load, capacity, bound, None, room)
+
+
+def paper_conditions(table: StepTable = PAPER) -> dict[Key, RatioCondition]:
+    """Return the loads (3)-(8) of section 4.2 and what each asks of P/D, in the paper's order."""
+    rates = pair_rates(table)
+    return {
+        key: solve_ratio(pair_load(key, weight).subs(rates), pair_capacity(key))
+        for key, weight in weights(hits_only(table)).items()
+        if key.resource in (Resource.CNIC, Resource.DRAM)
+    }
+
+
+def traffic_load(key: Key, weight: Weights, rate: Rate = paper_rate) -> Expr:
+    """Return the load on one node (or on what the cluster shares) with all storage NICs saturated.
+
+    The prefill pool then reads P S_p hit bytes a second, the decode pool D S_d, and all traffic
+    of a request comes with its hits: ``weight`` bytes for each.
+    """
+    flow = weight.prefill * P * rate(SNIC_P) + weight.decode * D * rate(SNIC_D)
+    return flow / COUNT[key.pool]
+
+
+def traffic_conditions(
+    table: StepTable = PAPER, rate: Rate = paper_rate
+) -> dict[Key, RatioCondition]:
+    """Return each node capacity's condition on P/D with miss, hand-off and write-back traffic.
+
+    The storage NICs' arrivals are left out (they are what is saturated), and so is what the cluster
+    shares (it bounds the number of nodes, see :func:`shared_conditions`).
+    """
+    return {
+        key: solve_ratio(traffic_load(key, weight, rate), rate(key))
+        for key, weight in weights(table).items()
+        if key.pool is not Pool.CLUSTER and key not in (SNIC_P, SNIC_D)
+    }
+
+
+def shared_conditions(table: StepTable = PAPER) -> dict[Key, RatioCondition]:
+    """Return load and capacity of the fabric and the storage service: no bound on P/D alone."""
+    return {
+        key: RatioCondition(
+            sympy.factor(traffic_load(key, weight)), paper_rate(key), None, None, None
+        )
+        for key, weight in weights(table).items()
+        if key.pool is Pool.CLUSTER
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class RatioRange:
+    """What all conditions together allow: ``low <= P/D <= high``, if each of ``rooms`` is >= 0."""
+
+    low: Expr
+    high: Expr
+    rooms: tuple[Expr, ...]
+
+
+def ratio_range(conditions: Iterable[RatioCondition]) -> RatioRange:
+    """Return the intersection of conditions on P/D."""
+    found = list(conditions)
+    return RatioRange(
+        low=Max(*(c.low for c in found if c.low is not None), evaluate=False),
+        high=Min(*(c.high for c in found if c.high is not None), evaluate=False),
+        rooms=tuple(c.room for c in found if c.room is not None),
+    )
+
+
+# ---- split and throughput ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Bytes a request ``base + slope x`` on a capacity of a whole pool."""
+
+    base: Expr
+    slope: Expr
+    capacity: Expr
+
+    def height(self, split: Expr) -> Expr:
+        """Return the share of the capacity that one request a second uses."""
+        return (self.base + self.slope * split) / self.capacity
+
+
+def line(key: Key, table: StepTable = PAPER, rate: Rate = paper_rate) -> Line:
+    """Return a capacity's line, with all traffic of ``table``."""
+    asked = demand(table)
+    return Line(
+        asked.base[key], sympy.sympify(asked.slope.get(key, 0)), COUNT[key.pool] * rate(key)
+    )
+
+
+def crossing(falling: Line, rising: Line) -> tuple[Expr, Expr]:
+    """Return split and throughput where two lines meet: x_ij and lambda_ij of the closed form."""
+    (split,) = sympy.solve(sympy.Eq(falling.height(x), rising.height(x)), x)
+    return sympy.factor(split), sympy.factor(sympy.cancel(1 / falling.height(split)))
+
+
+def storage_bound(table: StepTable = PAPER, rate: Rate = paper_rate) -> tuple[Expr, Expr]:
+    """Return x* and requests/s where the storage NICs of both sides are all that binds."""
+    return crossing(line(SNIC_P, table, rate), line(SNIC_D, table, rate))
+
+
+def throughput_at(keys: Iterable[Key], table: StepTable = PAPER, rate: Rate = paper_rate) -> Expr:
+    """Return the most requests/s at split x that the capacities ``keys`` allow."""
+    lines = (line(key, table, rate) for key in keys)
+    return Min(*(1 / found.height(x) for found in lines if found.height(x) != 0), evaluate=False)
+
+
+def throughput_bound(
+    keys: Iterable[Key], table: StepTable = PAPER, rate: Rate = paper_rate
+) -> Expr:
+    """Return the most requests/s at the best split.
+
+    One over the greatest of: level lines, falling lines at x = 1, rising lines at x = 0, and all
+    crossings of a falling with a rising line (docs/model.md, section 3).
+    """
+    lines = [line(key, table, rate) for key in keys]
+    falling = [found for found in lines if found.slope.is_negative]
+    rising = [found for found in lines if found.slope.is_positive]
+    heights = [found.height(sympy.Integer(0)) for found in lines if found.slope == 0]
+    heights += [found.height(sympy.Integer(1)) for found in falling]
+    heights += [found.height(sympy.Integer(0)) for found in rising]
+    heights += [1 / crossing(down, up)[1] for down in falling for up in rising]
+    return 1 / Max(*heights, evaluate=False)
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+_Numbers = Mapping[Symbol, Any]
+
+
+def evaluate(expression: Expr, values: _Numbers) -> Any:
+    """Return an expression's value; ``values`` may be arrays, which broadcast.
+
+    Raises ValueError if a symbol has no value.
+    """
+    needed = sorted(sympy.sympify(expression).free_symbols, key=str)
+    missing = [str(symbol) for symbol in needed if symbol not in values]
+    if missing:
+        raise ValueError(f"no value given for {', '.join(missing)}; give one for each symbol")
+    return _compiled(expression, tuple(needed))(*(values[symbol] for symbol in needed))
+
+
+@lru_cache(maxsize=256)
+def _compiled(expression: Expr, symbols: tuple[Symbol, ...]) -> Callable[..., Any]:
+    return sympy.lambdify(symbols, expression, modules="numpy")
