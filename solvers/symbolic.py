@@ -25,8 +25,11 @@ P, D, g, B, s, M, H, W, F, Q = sympy.symbols("P D g B s M H W F Q", positive=Tru
 R = Symbol("R", positive=True)
 m, a, o, x = sympy.symbols("m a o x", nonnegative=True)
 mu, alpha, gamma = sympy.symbols("mu alpha gamma", nonnegative=True)
+p_r, d_r, N_r = sympy.symbols("p_r d_r N_r", positive=True)
 T_p, T_c, lam = sympy.symbols("T_p T_c lam", positive=True)
-_rho = Symbol("rho", positive=True)  # P/D while it is solved for; never printed
+_rho, _z = sympy.symbols(
+    "rho z", positive=True
+)  # P/D, and it or its inverse, while being solved for
 
 MEANING: dict[Symbol, str] = {
     P: "prefill nodes",
@@ -99,6 +102,7 @@ def reading_order(keys: Iterable[Key]) -> list[Key]:
 # ---- what a request asks -------------------------------------------------------------------------
 
 
+@lru_cache
 def demand(table: StepTable = PAPER) -> Demand:
     """Return the bytes that one request moves over each capacity, in R, m, a and o; split as usual."""
     base: dict[Key, Expr] = {}
@@ -172,29 +176,40 @@ def pair_rates(table: StepTable = PAPER) -> dict[Symbol, Expr]:
 class RatioCondition:
     """``load <= capacity`` and what it says of P/D; None: no bound on that side.
 
-    ``low`` is valid only where ``room`` (what P/D -> infinity leaves of the capacity) is positive:
-    otherwise no ratio will do. With neither ``low`` nor ``high``, ``room >= 0`` is the condition.
+    ``own <= limit`` is what remains of the condition as P/D grows: it must hold (strictly, for ``low``
+    to be finite) or no ratio will do. None where there is a ``high``: it then is part of that.
     """
 
     load: Expr
     capacity: Expr
-    low: Expr | None
-    high: Expr | None
-    room: Expr | None
+    low: Expr | None = None
+    high: Expr | None = None
+    own: Expr | None = None
+    limit: Expr | None = None
 
 
 def solve_ratio(load: Expr, capacity: Expr) -> RatioCondition:
-    """Solve ``load <= capacity`` for P/D, where ``load`` depends on P and D through P/D alone."""
-    in_ratio = sympy.expand(sympy.simplify(load.subs(P, _rho * D)))
-    load = sympy.factor(load)
-    if not in_ratio.has(_rho):
-        return RatioCondition(load, capacity, None, None, sympy.expand(capacity - in_ratio))
-    (bound,) = sympy.solve(sympy.Eq(in_ratio, capacity), _rho)
-    bound = sympy.factor(sympy.cancel(bound))
-    if sympy.diff(in_ratio, _rho).is_nonnegative:
-        return RatioCondition(load, capacity, None, bound, None)
-    room = sympy.expand(capacity - sympy.limit(in_ratio, _rho, sympy.oo))
-    return RatioCondition(load, capacity, bound, None, room)
+    """Solve ``load <= capacity`` for P/D, where ``load`` is affine in P/D or in D/P."""
+    in_ratio = sympy.expand(load.subs(P, _rho * D))
+    rises = bool(sympy.diff(in_ratio, _rho).is_nonnegative)
+    ratio = P / D if rises else D / P
+    affine = in_ratio.subs(_rho, _z if rises else 1 / _z)
+    constant, per_ratio = affine.coeff(_z, 0), affine.coeff(_z, 1)
+    tidy = sympy.collect(sympy.factor(affine), _z).subs(_z, ratio)
+    room, own, other = _reduced(capacity, constant, per_ratio)
+    if per_ratio == 0:
+        return RatioCondition(tidy, capacity, own=own, limit=room)
+    if rises:
+        return RatioCondition(tidy, capacity, high=(room - own) / other)
+    return RatioCondition(tidy, capacity, low=other / (room - own), own=own, limit=room)
+
+
+def _reduced(*terms: Expr) -> tuple[Expr, ...]:
+    """Multiply by the common denominator and divide by the common factor."""
+    denominator = sympy.lcm_list([sympy.denom(sympy.together(term)) for term in terms])
+    whole = [sympy.cancel(term * denominator) for term in terms]
+    factor = sympy.gcd_list(whole)
+    return tuple(sympy.factor(sympy.cancel(term / factor)) for term in whole)
 
 
 def paper_conditions(table: StepTable = PAPER) -> dict[Key, RatioCondition]:
@@ -236,7 +251,7 @@ def shared_conditions(table: StepTable = PAPER) -> dict[Key, RatioCondition]:
     """Return load and capacity of the fabric and the storage service: no bound on P/D alone."""
     return {
         key: RatioCondition(
-            sympy.factor(traffic_load(key, weight)), paper_rate(key), None, None, None
+            sympy.collect(sympy.factor(traffic_load(key, weight)), [P, D]), paper_rate(key)
         )
         for key, weight in weights(table).items()
         if key.pool is Pool.CLUSTER
@@ -245,20 +260,23 @@ def shared_conditions(table: StepTable = PAPER) -> dict[Key, RatioCondition]:
 
 @dataclass(frozen=True, slots=True)
 class RatioRange:
-    """What all conditions together allow: ``low <= P/D <= high``, if each of ``rooms`` is >= 0."""
+    """What all conditions together allow: ``low <= P/D <= high``, if each ``own <= limit`` holds."""
 
     low: Expr
     high: Expr
-    rooms: tuple[Expr, ...]
+    needs: tuple[tuple[Expr, Expr], ...]
 
 
 def ratio_range(conditions: Iterable[RatioCondition]) -> RatioRange:
     """Return the intersection of conditions on P/D."""
     found = list(conditions)
+    lows = [c.low for c in found if c.low is not None]
+    highs = [c.high for c in found if c.high is not None]
+    needs = dict.fromkeys((c.own, c.limit) for c in found if c.own is not None)
     return RatioRange(
-        low=Max(*(c.low for c in found if c.low is not None), evaluate=False),
-        high=Min(*(c.high for c in found if c.high is not None), evaluate=False),
-        rooms=tuple(c.room for c in found if c.room is not None),
+        low=Max(*lows, evaluate=False) if len(lows) > 1 else sum(lows, sympy.Integer(0)),
+        high=Min(*highs, evaluate=False) if highs else sympy.oo,
+        needs=tuple(needs),
     )
 
 
@@ -300,25 +318,75 @@ def storage_bound(table: StepTable = PAPER, rate: Rate = paper_rate) -> tuple[Ex
 def throughput_at(keys: Iterable[Key], table: StepTable = PAPER, rate: Rate = paper_rate) -> Expr:
     """Return the most requests/s at split x that the capacities ``keys`` allow."""
     lines = (line(key, table, rate) for key in keys)
-    return Min(*(1 / found.height(x) for found in lines if found.height(x) != 0), evaluate=False)
+    return Min(
+        *(one.capacity / _in_payloads(one.base + one.slope * x) for one in lines), evaluate=False
+    )
+
+
+def _in_payloads(amount: Expr) -> Expr:
+    return sympy.collect(sympy.expand(amount), list(PAYLOADS.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One of the bounds of which the throughput bound is the least.
+
+    ``falling`` alone: at x = 1; ``rising`` alone: at x = 0; both: where they cross; ``level``: anywhere.
+    """
+
+    throughput: Expr
+    falling: Key | None = None
+    rising: Key | None = None
+    level: Key | None = None
+
+
+def throughput_limits(
+    keys: Iterable[Key], table: StepTable = PAPER, rate: Rate = paper_rate
+) -> tuple[Limit, ...]:
+    """Return every bound on the requests/s at the best split (docs/model.md, section 3).
+
+    Level lines, falling lines at x = 1, rising lines at x = 0, and all crossings of a falling with a
+    rising line; bounds that are infinite are left out.
+    """
+    lines = {key: line(key, table, rate) for key in keys}
+    falling = {key: one for key, one in lines.items() if one.slope.is_negative}
+    rising = {key: one for key, one in lines.items() if one.slope.is_positive}
+    found = [
+        *(Limit(one.capacity / one.base, level=k) for k, one in lines.items() if one.slope == 0),
+        *(
+            Limit(one.capacity / (one.base + one.slope), falling=k)
+            for k, one in falling.items()
+            if one.base + one.slope != 0
+        ),
+        *(Limit(one.capacity / one.base, rising=k) for k, one in rising.items() if one.base != 0),
+    ]
+    found += [
+        Limit(crossing(down, up)[1], falling=i, rising=j)
+        for i, down in falling.items()
+        for j, up in rising.items()
+    ]
+    return tuple(found)
 
 
 def throughput_bound(
     keys: Iterable[Key], table: StepTable = PAPER, rate: Rate = paper_rate
 ) -> Expr:
-    """Return the most requests/s at the best split.
+    """Return the most requests/s at the best split: the least of :func:`throughput_limits`."""
+    # One over the greatest share, not the least bound: a payload of zero bytes then divides nothing.
+    shares = (1 / found.throughput for found in throughput_limits(keys, table, rate))
+    return 1 / Max(*shares, evaluate=False)
 
-    One over the greatest of: level lines, falling lines at x = 1, rising lines at x = 0, and all
-    crossings of a falling with a rising line (docs/model.md, section 3).
+
+@lru_cache
+def third_resource() -> Expr:
+    """Return the rate below which a third resource binds before storage, for any weights.
+
+    With p and d bytes a hit byte on the two paths it carries ``lambda (p (1 - x) + d x) R``; at the
+    storage-bound x* and lambda that must be within N C.
     """
-    lines = [line(key, table, rate) for key in keys]
-    falling = [found for found in lines if found.slope.is_negative]
-    rising = [found for found in lines if found.slope.is_positive]
-    heights = [found.height(sympy.Integer(0)) for found in lines if found.slope == 0]
-    heights += [found.height(sympy.Integer(1)) for found in falling]
-    heights += [found.height(sympy.Integer(0)) for found in rising]
-    heights += [1 / crossing(down, up)[1] for down in falling for up in rising]
-    return 1 / Max(*heights, evaluate=False)
+    split, rate = storage_bound()
+    load = R * (p_r + (d_r - p_r) * split) * rate
+    return sympy.collect(sympy.factor(sympy.cancel(load / N_r)), [P, D])
 
 
 # ---- numbers -------------------------------------------------------------------------------------
