@@ -1,16 +1,17 @@
-"""Shipped examples, found by name wherever the package is installed."""
+"""Shipped examples, found by name in a checkout and where the package is installed."""
 
 from __future__ import annotations
 
-from importlib import resources
+import sys
 from pathlib import Path
 
 from dualpath_model.errors import InputError, nearest
 
 
 def example_dir() -> Path:
-    """Return the folder of shipped scenarios (the repository's ``examples/``)."""
-    return Path(str(resources.files("dualpath_examples")))
+    """Return the folder of shipped scenarios: the checkout's, or the wheel's data folder."""
+    checkout = Path(__file__).parent.parent / "examples"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "dualpath" / "examples"
 
 
 def example_names() -> list[str]:
