@@ -168,7 +168,8 @@ class CapacityProgram:
         elif backend == "auto":
             backend = "matrix" if kinds > _AUTO_KINDS else "highs"
         self._backend = backend
-        self._high = self.form.high.copy()
+        self._low, self._high = self.form.low.copy(), self.form.high.copy()
+        self._rates = self.problem.rate.copy()
         self._highs: matrix.Highs | None = None
         self._relaxed: _Relaxed | None = None
 
@@ -214,11 +215,11 @@ class CapacityProgram:
             raise self._without_answer(raw.status)
         if not tie_break:
             return raw, raw.x
-        return raw, self._among_best(replace(self.form, high=self._high), raw)
+        return raw, self._among_best(self._now(), raw)
 
     def read_back(self, raw: matrix.Raw, x: Array, *, ranges: bool = False) -> LinearSolution:
         """Turn an answer into flows, rows and a certificate. Raises SolverError if that fails."""
-        certificate = certify(replace(self.form, high=self._high), raw)
+        certificate = certify(self._now(), raw)
         if not certificate.holds:
             raise SolverError(
                 f"the {self._backend} solver's answer does not prove itself (primal "
@@ -251,6 +252,28 @@ class CapacityProgram:
             if self._highs is not None:
                 self._highs.set_row(rows[place], -np.inf, factor)
 
+    def change_rates(self, rates: Mapping[str, float]) -> None:
+        """Set the fixed rates of classes, requests/s, for the next solve.
+
+        Raises InputError for a class that is unknown or has a share, and for a rate below zero.
+        """
+        names, form = self.problem.names, self.form
+        for name, rate in rates.items():
+            if name not in names or np.isnan(self.problem.rate[names.index(name)]):
+                fixed = [
+                    n for n, r in zip(names, self.problem.rate, strict=True) if not np.isnan(r)
+                ]
+                raise InputError(
+                    f"class '{name}' has no fixed rate here; those with one: {', '.join(fixed) or 'none'}"
+                )
+            if not 0 <= rate < np.inf:
+                raise InputError(f"class '{name}': rate {rate} is not allowed; give zero or more")
+            row = form.rate_rows + names.index(name)
+            self._low[row] = self._high[row] = rate / form.row_height[row]
+            self._rates[names.index(name)] = rate
+            if self._highs is not None:
+                self._highs.set_row(row, self._low[row], self._high[row])
+
     def _row_index(self) -> dict[tuple[int, int, Key], int]:
         form, pools = self.form, (*self.problem.pools(), self.problem.shared)
         if any(kind.count != pool.count for kind, pool in zip(self._kinds, pools, strict=False)):
@@ -264,10 +287,14 @@ class CapacityProgram:
 
     # ---- solving ------------------------------------------------------------------------------
 
+    def _now(self) -> Form:
+        """Return the form with the capacities and rates of now."""
+        return replace(self.form, low=self._low, high=self._high)
+
     def _first(self) -> matrix.Raw:
         if self._backend == "matrix":
             if self._highs is None:
-                self._highs = matrix.Highs(self.form)
+                self._highs = matrix.Highs(self._now())
             return self._highs.solve()
         return reference.solve(
             self.problem,
@@ -292,7 +319,7 @@ class CapacityProgram:
     def _ranges(self) -> tuple[Array, Array]:
         solver = self._highs
         if solver is None:
-            solver = matrix.Highs(replace(self.form, high=self._high))
+            solver = matrix.Highs(self._now())
             solver.solve()
         return solver.ranges(self.form.capacities)
 
@@ -314,7 +341,7 @@ class CapacityProgram:
             flows.append(of_kind[kind.kind] * kind.part[:, None, None])
         value = raw.cost * self._value_unit()
         if self._objective is Objective.MOST_REQUESTS:
-            fixed = float(np.nansum(self.problem.rate))
+            fixed = float(np.nansum(self._rates))
             value = fixed - value
             if not fixed:  # what the second objective gave away, at most SLACK
                 flows = [flow * (value / flow.sum()) for flow in flows]
@@ -380,7 +407,11 @@ class CapacityProgram:
     def _without_answer(self, status: str) -> DualPathError:
         """Say in words why there is no optimum."""
         if status == "infeasible":
-            return InfeasibleError(conflicts.explain(self.problem, self._pair(), self._locality))
+            return InfeasibleError(
+                conflicts.explain(
+                    replace(self.problem, rate=self._rates), self._pair(), self._locality
+                )
+            )
         if status == "unbounded":
             return InputError(
                 f"nothing limits the classes {', '.join(self.problem.names)}: no resource in `limits` "
@@ -395,7 +426,7 @@ class _Relaxed:
     def __init__(self, form: Form, room: Mask, best: float) -> None:
         self._form = with_peak(form, room, best=best)
         self._room, self._high = room.copy(), form.high.copy()
-        self._highs = matrix.Highs(self._form)
+        self._highs = matrix.Highs(self._form)  # bounds that change later are set again
 
     def solve(self, form: Form, room: Mask, best: float) -> Array | None:
         """Return the flows, or None where rounding left no room for the second objective."""
@@ -406,6 +437,8 @@ class _Relaxed:
             self._highs.set_entry(row, peak, -form.high[row] if room[row] else 0.0)
             self._highs.set_row(row, -np.inf, 0.0 if room[row] else form.high[row])
         self._room, self._high = room.copy(), form.high.copy()
+        for row in range(form.rate_rows, form.matrix.shape[0]):
+            self._highs.set_row(row, form.low[row], form.high[row])
         self._highs.set_row(self._form.matrix.shape[0] - 1, -np.inf, best + SLACK * abs(best))
         raw = self._highs.solve()
         return raw.x if raw.status == "optimal" else None

@@ -195,6 +195,25 @@ def test_solving_again_equals_building_again(classes: list[TrafficClass], seed: 
         assert_allclose(row.capacity, by_name[row.key, row.node].capacity, rtol=1e-9)
 
 
+def test_changed_rates_equal_building_again(paper_node: Node) -> None:
+    classes = two_classes(paper_node, 10.0)
+    program = linear.CapacityProgram(from_classes(classes), merged=False)
+    before = program.solve()
+    program.change_rates({"chat": 60.0})
+    after = program.solve()
+    fresh = linear.solve_classes(two_classes(paper_node, 60.0))
+    assert_allclose(after.value, fresh.value, rtol=1e-8)
+    assert_allclose(after.class_rates, fresh.class_rates, rtol=1e-7)
+    assert after.class_rates[0] < before.class_rates[0]
+    program.change_rates({"chat": 1e6})
+    with pytest.raises(InfeasibleError, match="1e\\+06 requests/s of 'chat'"):
+        program.solve()
+    with pytest.raises(InputError, match="class 'agents' has no fixed rate here"):
+        program.change_rates({"agents": 1.0})
+    with pytest.raises(InputError, match="rate -1"):
+        program.change_rates({"chat": -1.0})
+
+
 # ---- other objectives ----------------------------------------------------------------------------
 
 
