@@ -6,23 +6,27 @@ written by hand. A test checks that the documents are current.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from dualpath_model.catalog.efficiencies import efficiency_entries
 from dualpath_model.catalog.llms import llm_names, load_llm
+from dualpath_model.closed_form import BottleneckFree, of_loads, solve
 from dualpath_model.loads import movement
 from dualpath_model.paths import PAPER, Payload, uses
+from dualpath_model.scenario import Scenario, load_scenario
+from solvers.derivation import equations
+from solvers.real_traffic import ratio_range, real_traffic_range
+from solvers.statements import Chain, Equation
+from solvers.symbolic import PAYLOADS
 
 HERE = Path(__file__).parent
-SYMBOLS = {
-    Payload.HIT: "R",
-    Payload.MISS: "m",
-    Payload.APPENDED: "a",
-    Payload.GENERATED: "g",
-}
+SYMBOLS = {payload: str(symbol) for payload, symbol in PAYLOADS.items()}
+DS_660B = HERE.parent / "examples" / "deepseek-660b-2p4d.yaml"
 
 
 def step_table() -> str:
@@ -40,7 +44,7 @@ def step_table() -> str:
 
 
 def load_table() -> str:
-    """Return the bytes per request on each capacity, as an expression in R, m, a, g and x."""
+    """Return the bytes per request on each capacity, as an expression in R, m, a, o and x."""
     parts = {p: movement(PAPER, {p: 1.0}) for p in Payload}
     keys = list(dict.fromkeys(key for part in parts.values() for key in part.base))
     lines = ["| capacity | bytes per request |", "|---|---|"]
@@ -92,9 +96,176 @@ def efficiency_table() -> str:
     return "\n".join(lines)
 
 
+# ---- the derivation ------------------------------------------------------------------------------
+
+
+@cache
+def _grouped() -> dict[str, list[Equation]]:
+    """Return the derivation's equations by their number without its index."""
+    grouped: dict[str, list[Equation]] = {}
+    for equation in equations():
+        grouped.setdefault(equation.group, []).append(equation)
+    return grouped
+
+
+def _math(*chains: Chain) -> str:
+    """Return inline mathematics; chains side by side are separated by commas."""
+    return ", ".join(f"${chain.latex()}$" for chain in chains)
+
+
+def _display(*numbers: str) -> str:
+    shown = []
+    for number in numbers:
+        (equation,) = _grouped()[number]
+        needs = f" Provided {_math(*equation.provided)}." if equation.provided else ""
+        shown.append(
+            f"**({number})** {equation.title}. {equation.meaning}{needs}\n\n"
+            f"$$\n{equation.statement.latex()}\n$$"
+        )
+    return "\n\n".join(shown)
+
+
+def _conditions(heading: str, rows: Iterable[Equation]) -> str:
+    lines = [f"| | capacity | {heading} | so | provided |", "|---|---|---|---|---|"]
+    for row in rows:
+        solved = _math(row.condition) if row.condition else ""
+        if row.condition and row.condition.terms == row.statement.terms[-2:]:
+            solved = "independent of P/D"
+        lines.append(
+            f"| ({row.number}) | {row.title} | {_math(row.statement)} | {solved} "
+            f"| {_math(*row.provided)} |"
+        )
+    return "\n".join(lines)
+
+
+def derivation_of_the_paper() -> str:
+    """Return equations (1) to (9)."""
+    rows = [row for number in map(str, range(3, 9)) for row in _grouped()[number]]
+    table = _conditions("load, and what there is", rows)
+    return f"{_display('1', '2')}\n\n{table}\n\n{_display('9')}"
+
+
+def derivation_of_throughput() -> str:
+    """Return equations (11) to (17), but for (14): that is the load table again."""
+    lines = ["| | the throughput is at most that of | requests/s |", "|---|---|---|"]
+    lines += [
+        f"| ({row.number}) | {row.title} | {_math(row.statement)} |" for row in _grouped()["17"]
+    ]
+    return _display("11", "12", "13", "15", "16") + "\n\n" + "\n".join(lines)
+
+
+def derivation_of_all_traffic() -> str:
+    """Return equations (18) to (21)."""
+    table = _conditions("load, and what a node has", _grouped()["19"])
+    lines = ["| | shared by all nodes | load, and what there is |", "|---|---|---|"]
+    lines += [
+        f"| ({row.number}) | {row.title} | {_math(row.statement)} |" for row in _grouped()["21"]
+    ]
+    return "\n\n".join([_display("18"), table, _display("20"), "\n".join(lines)])
+
+
+# ---- the DS 660B scenario ------------------------------------------------------------------------
+
+
+@cache
+def _ds_660b() -> Scenario:
+    return load_scenario(DS_660B)
+
+
+def _bound(value: float) -> str:
+    return "none" if value in (0.0, math.inf) else f"{value:.4g}"
+
+
+def _interval(found: BottleneckFree) -> str:
+    return f"[{found.low:.4g}, {found.high:.4g}]"
+
+
+def real_traffic_table() -> str:
+    """Return where each capacity of the DS 660B scenario bounds P/D, by hits and by all traffic."""
+    scenario = _ds_660b()
+    found = real_traffic_range(scenario)
+    amounts = scenario.means.payloads
+    hit = float(amounts[Payload.HIT])
+    bound = solve(*of_loads(scenario.loads()))
+    storage = sum(
+        len(nodes) * nodes[0].storage_bytes_per_s * scenario.efficiencies.snic
+        for nodes in (scenario.cluster.prefill, scenario.cluster.decode)
+    )
+    ratios = ", ".join(
+        f"{letter} = {float(amounts[payload]) / hit:.3%}"
+        for letter, payload in (
+            ("μ", Payload.MISS),
+            ("α", Payload.APPENDED),
+            ("γ", Payload.GENERATED),
+        )
+    )
+    by_hits = {condition.key: condition for condition in found.hits.conditions}
+    lines = [
+        f"A request reads R = {hit / 1e9:.3f} GB; {ratios}. The scenario has P/D = {found.ratio:g}.",
+        "",
+        "| capacity | bounds P/D | hits only | all traffic |",
+        "|---|---|---|---|",
+    ]
+    for condition in found.serving.conditions:
+        low = condition.high == math.inf
+        side = "from below" if low else "from above"
+        value = condition.low if low else condition.high
+        before = by_hits.get(condition.key)
+        old = "not counted" if before is None else _bound(before.low if low else before.high)
+        lines.append(f"| {condition.key} | {side} | {old} | {_bound(value)} |")
+    lines += [
+        f"| **range**, KV movement | | **{_interval(found.hits)}** | **{_interval(found.traffic)}** |",
+        f"| **range**, GPUs and HBM too | | | **{_interval(found.serving)}** |",
+        "",
+        f"At {len(scenario.cluster.prefill)}P{len(scenario.cluster.decode)}D the storage NICs alone "
+        f"would allow {storage / hit:.0f} requests/s (12); the bound of all capacities is "
+        f"{float(bound.throughput):.0f} requests/s, set by {bound.keys[int(bound.bottleneck)]}.",
+    ]
+    return "\n".join(lines)
+
+
+def hit_rate_table() -> str:
+    """Return the range of KV movement for the same prompts at lower hit rates."""
+    scenario = _ds_660b()
+    loads = scenario.loads()
+    capacity = {
+        key: rate
+        for group in (loads.prefill[0], loads.decode[0])
+        for key, rate in group.capacity.items()
+        if key.moves_kv
+    }
+    amounts = {payload: float(amount) for payload, amount in scenario.means.payloads.items()}
+    prompt = amounts[Payload.HIT] + amounts[Payload.MISS]
+    own = amounts[Payload.HIT] / prompt
+    lines = ["| hit rate | μ = α | γ | P/D from | set by | P/D to | set by |", "|---" * 7 + "|"]
+    for rate in (own, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
+        miss = (1 - rate) * prompt
+        payloads = {
+            Payload.HIT: rate * prompt,
+            Payload.MISS: miss,
+            Payload.APPENDED: miss,
+            Payload.GENERATED: amounts[Payload.GENERATED],
+        }
+        found = ratio_range(movement(PAPER, payloads), capacity)
+        lowest = max(found.conditions, key=lambda condition: condition.low)
+        highest = min(found.conditions, key=lambda condition: condition.high)
+        most = f"{found.high:.3f}" if found.low <= found.high else "no ratio will do"
+        lines.append(
+            f"| {rate:.1%} | {miss / (rate * prompt):.3f} "
+            f"| {amounts[Payload.GENERATED] / (rate * prompt):.4f} | {found.low:.3f} "
+            f"| {lowest.key} | {most} | {highest.key} |"
+        )
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "step table": step_table,
     "load table": load_table,
+    "derivation of the paper": derivation_of_the_paper,
+    "derivation of throughput": derivation_of_throughput,
+    "derivation of all traffic": derivation_of_all_traffic,
+    "real traffic range": real_traffic_table,
+    "hit rates": hit_rate_table,
     "llm table": llm_table,
     "efficiency table": efficiency_table,
 }

@@ -35,16 +35,14 @@ def _label(key: Key) -> str:
     return f"{side}{name}{way}"
 
 
-def _on_ratio(found: sr.RatioCondition) -> tuple[Chain | None, tuple[Chain, ...]]:
+def _on_ratio(found: sr.RatioCondition) -> tuple[Chain, tuple[Chain, ...]]:
     """Return what a condition says of P/D, and what it needs whatever P/D is."""
     ratio = sy.P / sy.D
     if found.high is not None:
         return chain(ratio, "<=", found.high), ()
     if found.low is not None:
         return chain(ratio, ">=", found.low), (chain(found.own, "<", found.limit),)
-    if found.own is not None:
-        return chain(found.own, "<=", found.limit), ()
-    return None, ()
+    return chain(found.own, "<=", found.limit), ()
 
 
 def _range(
@@ -55,7 +53,7 @@ def _range(
     needs: list[Chain] = []
     for condition in conditions:
         solved, provided = _on_ratio(condition)
-        if condition.low is None and condition.high is None and solved is not None:
+        if condition.low is None and condition.high is None:
             needs.append(solved)
         needs += provided
     return Equation(
@@ -176,8 +174,8 @@ def _throughput(table: StepTable) -> list[Equation]:
         ),
     ]
     listed = [
-        Equation(str(number), title, meaning, BEYOND, chain)
-        for number, (title, meaning, chain) in enumerate(plain, start=11)
+        Equation(str(number), title, meaning, BEYOND, statement)
+        for number, (title, meaning, statement) in enumerate(plain, start=11)
     ]
     for index, limit in enumerate(sy.throughput_limits(keys, table), start=1):
         listed.append(

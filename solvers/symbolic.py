@@ -27,9 +27,6 @@ m, a, o, x = sympy.symbols("m a o x", nonnegative=True)
 mu, alpha, gamma = sympy.symbols("mu alpha gamma", nonnegative=True)
 p_r, d_r, N_r = sympy.symbols("p_r d_r N_r", positive=True)
 T_p, T_c, lam = sympy.symbols("T_p T_c lam", positive=True)
-_rho, _z = sympy.symbols(
-    "rho z", positive=True
-)  # P/D, and it or its inverse, while being solved for
 
 MEANING: dict[Symbol, str] = {
     P: "prefill nodes",
@@ -206,7 +203,7 @@ class Limit:
 def throughput_limits(
     keys: Iterable[Key], table: StepTable = PAPER, rate: Rate = paper_rate
 ) -> tuple[Limit, ...]:
-    """Return every bound on the requests/s at the best split (docs/model.md, section 3).
+    """Return every bound on the requests/s at the best split (docs/model.md, sections 3 and 4).
 
     Level lines, falling lines at x = 1, rising lines at x = 0, and all crossings of a falling with a
     rising line; bounds that are infinite are left out.

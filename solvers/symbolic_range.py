@@ -29,9 +29,8 @@ from solvers.symbolic import (
     weights,
 )
 
-_rho, _z = sympy.symbols(
-    "rho z", positive=True
-)  # P/D, and it or its inverse, while being solved for
+# P/D, and whichever of it and its inverse a load is affine in, while being solved for
+_rho, _z = sympy.symbols("rho z", positive=True)
 
 
 def hits_only(table: StepTable = PAPER) -> StepTable:
@@ -86,12 +85,14 @@ class RatioCondition:
 
 
 def solve_ratio(load: Expr, capacity: Expr) -> RatioCondition:
-    """Solve ``load <= capacity`` for P/D, where ``load`` is affine in P/D or in D/P."""
+    """Solve ``load <= capacity`` for P/D. Raises ValueError unless affine in P/D or in D/P."""
     in_ratio = sympy.expand(load.subs(P, _rho * D))
     rises = bool(sympy.diff(in_ratio, _rho).is_nonnegative)
     ratio = P / D if rises else D / P
     affine = in_ratio.subs(_rho, _z if rises else 1 / _z)
     constant, per_ratio = affine.coeff(_z, 0), affine.coeff(_z, 1)
+    if sympy.expand(affine - constant - per_ratio * _z) != 0 or in_ratio.has(D):
+        raise ValueError(f"{load} is affine neither in P/D nor in D/P")
     tidy = sympy.collect(sympy.factor(affine), _z).subs(_z, ratio)
     room, own, other = _reduced(capacity, constant, per_ratio)
     if per_ratio == 0:
