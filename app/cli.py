@@ -111,6 +111,19 @@ def assign(
 
 
 @app.command()
+def derive(
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Print LaTeX instead of plain text.")
+    ] = False,
+    json: JsonOption = None,
+) -> None:
+    """Derive the paper's analysis, and what lies beyond it, from the step table."""
+    from app.derive import derive_data, derive_text
+
+    _emit(json, derive_data, lambda: print(derive_text(latex)))
+
+
+@app.command()
 def examples() -> None:
     """List the shipped example scenarios."""
     from app.examples import example_dir, example_names

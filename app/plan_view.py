@@ -211,7 +211,13 @@ def range_sentence(plan: Plan) -> str:
         return f"bottleneck-free range not defined: {found.reason}"
     high = "∞" if found.high is None else f"{found.high:.3g}"
     inside = "inside" if found.holds else "outside"
-    return f"P/D = {found.ratio:.3g}, {inside} the bottleneck-free range {found.low:.3g} to {high}"
+    text = f"P/D = {found.ratio:.3g}, {inside} the bottleneck-free range {found.low:.3g} to {high}"
+    if found.low_all_traffic is None or found.high_all_traffic is None:
+        return text
+    return (
+        f"{text} (hits alone; {found.low_all_traffic:.3g} to {found.high_all_traffic:.3g} with all "
+        f"traffic)"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,10 @@ def _range_text(plan: Plan) -> str:
         return f"{found.ratio:.3g}; bottleneck-free range not defined ({found.reason})"
     high = "∞" if found.high is None else f"{found.high:.3g}"
     verdict = "inside" if found.holds else "OUTSIDE"
-    return f"{found.ratio:.3g}, {verdict} the bottleneck-free range [{found.low:.3g}, {high}]"
+    text = f"{found.ratio:.3g}, {verdict} the bottleneck-free range [{found.low:.3g}, {high}]"
+    if found.low_all_traffic is None or found.high_all_traffic is None:
+        return text
+    return f"{text} of hits alone, [{found.low_all_traffic:.3g}, {found.high_all_traffic:.3g}] of all traffic"
 
 
 def _class_table(plan: Plan) -> Table:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dualpath_model.errors import InfeasibleError
 from dualpath_model.loads import Amount, Demand, Loads, movement
 from dualpath_model.paths import Direction, Key, Payload, Pool, Resource, StepTable
 
@@ -181,6 +182,10 @@ class BottleneckFree:
         return self.low <= ratio <= self.high
 
 
+SNIC_P = Key(Pool.PREFILL, Resource.SNIC, Direction.IN)
+SNIC_D = Key(Pool.DECODE, Resource.SNIC, Direction.IN)
+
+
 def bottleneck_free(
     table: StepTable,
     prefill_rate: Mapping[Key, float],
@@ -189,45 +194,55 @@ def bottleneck_free(
     """Return the bottleneck-free range of P/D for hit traffic alone (paper, section 4.2).
 
     ``prefill_rate`` and ``decode_rate`` are one node's capacities in bytes/s; both need an SNIC in.
-    With SNIC rates S_p and S_d a prefill node carries S_p of prefill-read traffic and S_d D/P of
-    decode-read traffic, a decode node S_p P/D and S_d: each capacity then bounds P/D from one side.
     Raises ValueError if a pool has no storage NIC of its own: the range is not defined.
     """
-    hits = table.carrying(Payload.HIT)
-    demand = movement(hits, {Payload.HIT: 1.0})
-    snic_prefill = prefill_rate.get(Key(Pool.PREFILL, Resource.SNIC, Direction.IN))
-    snic_decode = decode_rate.get(Key(Pool.DECODE, Resource.SNIC, Direction.IN))
-    if snic_prefill is None or snic_decode is None:
+    capacity = {**prefill_rate, **decode_rate}
+    if SNIC_P not in capacity or SNIC_D not in capacity:
         raise ValueError("the bottleneck-free range needs a storage NIC on both sides")
+    return ratio_range(movement(table.carrying(Payload.HIT), {Payload.HIT: 1.0}), capacity)
+
+
+def ratio_range(demand: Demand, capacity: Mapping[Key, float]) -> BottleneckFree:
+    """Return the P/D for which ``demand`` fits one node's ``capacity`` at saturated storage NICs.
+
+    With SNIC rates S_p and S_d a prefill node carries S_p of prefill-read traffic and S_d D/P of
+    decode-read traffic, a decode node S_p P/D and S_d: each capacity bounds P/D from one side.
+    Raises InfeasibleError if requests read nothing from storage: there is nothing to saturate with.
+    """
+    by_prefill = float(demand.base.get(SNIC_P, 0.0))
+    by_decode = float(demand.base.get(SNIC_D, 0.0) + demand.slope.get(SNIC_D, 0.0))
+    if by_prefill <= 0 or by_decode <= 0:
+        raise InfeasibleError(
+            "requests read no hits from storage, so no load saturates the storage NICs; give the "
+            "workload hits or a dram_cache.hit_share below 1"
+        )
     conditions = []
-    for key, rate in {**prefill_rate, **decode_rate}.items():
-        if key.resource is Resource.SNIC or key not in demand.base:
+    for key, rate in capacity.items():
+        if key in (SNIC_P, SNIC_D) or key not in demand.base:
             continue
-        by_prefill = demand.base[key]  # bytes over this capacity per byte on each path
-        by_decode = demand.base[key] + demand.slope.get(key, 0.0)
-        if key.pool is Pool.PREFILL:
-            own, other = float(by_prefill) * snic_prefill, float(by_decode) * snic_decode
-            low, high = _floor(other, rate - own), np.inf
-        else:
-            own, other = float(by_decode) * snic_decode, float(by_prefill) * snic_prefill
-            low, high = 0.0, _ceiling(rate - own, other)
-        conditions.append(RatioCondition(key, low, high))
+        base = float(demand.base[key])
+        on_prefill = base / by_prefill * capacity[SNIC_P]
+        on_decode = (base + float(demand.slope.get(key, 0.0))) / by_decode * capacity[SNIC_D]
+        if key.pool is Pool.PREFILL:  # on_prefill + on_decode / ratio <= rate
+            conditions.append(RatioCondition(key, _least(on_decode, rate - on_prefill), math.inf))
+        else:  # on_prefill * ratio + on_decode <= rate
+            conditions.append(RatioCondition(key, 0.0, _greatest(rate - on_decode, on_prefill)))
     return BottleneckFree(
         low=max((c.low for c in conditions), default=0.0),
-        high=min((c.high for c in conditions), default=np.inf),
+        high=min((c.high for c in conditions), default=math.inf),
         conditions=tuple(conditions),
     )
 
 
-def _floor(load: float, room: float) -> float:
-    """Least P/D with ``load / ratio <= room``."""
+def _least(load: float, room: float) -> float:
+    """Least ratio with ``load / ratio <= room``; inf: none."""
     if load == 0:
-        return 0.0 if room >= 0 else np.inf
-    return load / room if room > 0 else np.inf
+        return 0.0 if room >= 0 else math.inf
+    return load / room if room > 0 else math.inf
 
 
-def _ceiling(room: float, load: float) -> float:
-    """Greatest P/D with ``load * ratio <= room`` (negative room: no ratio will do)."""
+def _greatest(room: float, load: float) -> float:
+    """Greatest ratio with ``load * ratio <= room``; 0: none."""
     if load == 0:
-        return np.inf if room >= 0 else 0.0
+        return math.inf if room >= 0 else 0.0
     return max(room, 0.0) / load

@@ -12,6 +12,7 @@ from typing import Any
 
 from dualpath_model import closed_form
 from dualpath_model.cluster import movement_capacity
+from dualpath_model.errors import InfeasibleError
 from dualpath_model.loads import RequestMeans, mix_means
 from dualpath_model.parameters import (
     SchedulerParameters,
@@ -23,6 +24,7 @@ from dualpath_model.scenario import Scenario
 from solvers import alternatives, linear
 from solvers.alternatives import Neighbour, ResourceName, Upgrade, bottleneck, name_of
 from solvers.certificate import Certificate
+from solvers.real_traffic import real_traffic_range
 
 PLAN_VERSION = 1
 
@@ -42,7 +44,9 @@ class Condition:
 class BottleneckFreeRange:
     """Range of P/D in which saturating all storage NICs saturates nothing else (paper, 4.2).
 
-    ``low``, ``high`` and ``holds`` are None where it is not defined; ``reason`` then says why.
+    ``low``, ``high`` and ``holds`` are for hit traffic alone, as in the paper, and None where the range
+    is not defined; ``reason`` then says why. ``low_all_traffic`` and ``high_all_traffic`` count miss
+    hand-off and write-back too.
     """
 
     low: float | None
@@ -51,6 +55,8 @@ class BottleneckFreeRange:
     holds: bool | None
     reason: str | None
     conditions: tuple[Condition, ...]
+    low_all_traffic: float | None = None
+    high_all_traffic: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +339,24 @@ def _bottleneck_free(scenario: Scenario) -> BottleneckFreeRange:
         Condition(*_words(c.key), c.low or None, c.high if math.isfinite(c.high) else None)
         for c in found.conditions
     )
-    low, high = found.low, found.high if math.isfinite(found.high) else None
-    return BottleneckFreeRange(low, high, ratio, found.holds(ratio), None, conditions)
+    try:
+        real = real_traffic_range(scenario).traffic
+        all_traffic = _finite(real.low), _finite(real.high)
+    except InfeasibleError:  # no hits, or storage NICs that are not among the limits
+        all_traffic = None, None
+    return BottleneckFreeRange(
+        _finite(found.low),
+        _finite(found.high),
+        ratio,
+        found.holds(ratio),
+        None,
+        conditions,
+        *all_traffic,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _words(key: Key) -> tuple[str, str, str]:

@@ -9,18 +9,12 @@ analysis with other weights; :func:`solvers.symbolic.traffic_conditions` is the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dualpath_model.closed_form import BottleneckFree, RatioCondition, bottleneck_free
+from dualpath_model.closed_form import SNIC_D, SNIC_P, BottleneckFree, bottleneck_free, ratio_range
 from dualpath_model.errors import InfeasibleError
-from dualpath_model.loads import Demand
-from dualpath_model.paths import Direction, Key, Pool, Resource
+from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
-
-_SNIC_P = Key(Pool.PREFILL, Resource.SNIC, Direction.IN)
-_SNIC_D = Key(Pool.DECODE, Resource.SNIC, Direction.IN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ def real_traffic_range(scenario: Scenario) -> RealTrafficRange:
             "node of the plan instead"
         )
     prefill, decode = loads.prefill[0], loads.decode[0]
-    if _SNIC_P not in prefill.capacity or _SNIC_D not in decode.capacity:
+    if SNIC_P not in prefill.capacity or SNIC_D not in decode.capacity:
         raise InfeasibleError(
             "the bottleneck-free range needs storage NICs that can run out in both pools; give the "
             "nodes snics of at least 1 and keep 'snic' among the limits"
@@ -72,47 +66,3 @@ def real_traffic_range(scenario: Scenario) -> RealTrafficRange:
         traffic=ratio_range(demand, moving),
         serving=ratio_range(demand, capacity),
     )
-
-
-def ratio_range(demand: Demand, capacity: Mapping[Key, float]) -> BottleneckFree:
-    """Return the P/D for which ``demand`` fits one node's ``capacity`` at saturated storage NICs.
-
-    Raises InfeasibleError if requests read nothing from storage: there is nothing to saturate with.
-    """
-    by_prefill = float(demand.base.get(_SNIC_P, 0.0))
-    by_decode = float(demand.base.get(_SNIC_D, 0.0) + demand.slope.get(_SNIC_D, 0.0))
-    if by_prefill <= 0 or by_decode <= 0:
-        raise InfeasibleError(
-            "requests read no hits from storage, so no load saturates the storage NICs; give the "
-            "workload hits or a dram_cache.hit_share below 1"
-        )
-    conditions = []
-    for key, rate in capacity.items():
-        if key in (_SNIC_P, _SNIC_D) or key not in demand.base:
-            continue
-        base = float(demand.base[key])
-        on_prefill = base / by_prefill * capacity[_SNIC_P]
-        on_decode = (base + float(demand.slope.get(key, 0.0))) / by_decode * capacity[_SNIC_D]
-        if key.pool is Pool.PREFILL:  # on_prefill + on_decode / ratio <= rate
-            conditions.append(RatioCondition(key, _least(on_decode, rate - on_prefill), math.inf))
-        else:  # on_prefill * ratio + on_decode <= rate
-            conditions.append(RatioCondition(key, 0.0, _greatest(rate - on_decode, on_prefill)))
-    return BottleneckFree(
-        low=max((c.low for c in conditions), default=0.0),
-        high=min((c.high for c in conditions), default=math.inf),
-        conditions=tuple(conditions),
-    )
-
-
-def _least(load: float, room: float) -> float:
-    """Least ratio with ``load / ratio <= room``; inf: none."""
-    if load == 0:
-        return 0.0 if room >= 0 else math.inf
-    return load / room if room > 0 else math.inf
-
-
-def _greatest(room: float, load: float) -> float:
-    """Greatest ratio with ``load * ratio <= room``; 0: none."""
-    if load == 0:
-        return math.inf if room >= 0 else 0.0
-    return max(room, 0.0) / load
