@@ -91,7 +91,8 @@ def _range_text(plan: Plan) -> str:
     text = f"{found.ratio:.3g}, {verdict} the bottleneck-free range [{found.low:.3g}, {high}]"
     if found.low_all_traffic is None or found.high_all_traffic is None:
         return text
-    return f"{text} of hits alone, [{found.low_all_traffic:.3g}, {found.high_all_traffic:.3g}] of all traffic"
+    low, top = found.low_all_traffic, found.high_all_traffic
+    return f"{text} of hits alone, [{low:.3g}, {top:.3g}] of all traffic"
 
 
 def _class_table(plan: Plan) -> Table:

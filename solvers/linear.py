@@ -264,7 +264,7 @@ class CapacityProgram:
                     n for n, r in zip(names, self.problem.rate, strict=True) if not np.isnan(r)
                 ]
                 raise InputError(
-                    f"class '{name}' has no fixed rate here; those with one: {', '.join(fixed) or 'none'}"
+                    f"class '{name}' has no fixed rate here; with one: {', '.join(fixed) or 'none'}"
                 )
             if not 0 <= rate < np.inf:
                 raise InputError(f"class '{name}': rate {rate} is not allowed; give zero or more")

@@ -117,7 +117,9 @@ def _run(model: Any, solver: Solver, form: Form, columns: list[Any], rows: list[
 
     if solver == "cbc":
         # The CBC that PuLP ships; pulp[cbc] would bring another one of 600 MB.
-        model.solve(pulp.COIN_CMD(msg=False, path=pulp.PULP_CBC_CMD.pulp_cbc_path))
+        tight = ["primalTolerance 1e-10", "dualTolerance 1e-10"]  # its own 1e-7 shows in the answer
+        path = pulp.PULP_CBC_CMD.pulp_cbc_path
+        model.solve(pulp.COIN_CMD(msg=False, path=path, options=tight))
     else:
         silence_highs()
         model.solve(pulp.HiGHS(msg=False, threads=1))
