@@ -65,19 +65,13 @@ def test_aggregated_equals_per_pair_and_back_ends_agree(classes: list[TrafficCla
     best = value(problem, "matrix")
     assert_allclose(pairs.solve(problem).throughput, best, rtol=1e-6)
     assert_allclose(value(problem, "highs"), best, rtol=1e-6)
+    assert_allclose(value(problem, "cbc"), best, rtol=1e-6)
     assert_allclose(linear.CapacityProgram(problem, merged=False).solve().value, best, rtol=1e-6)
 
 
-@settings(max_examples=60)
-@given(instances(most_nodes=6))
-def test_cbc_agrees(classes: list[TrafficClass]) -> None:
-    problem = from_classes(classes)
-    assert_allclose(value(problem, "cbc"), value(problem, "matrix"), rtol=1e-6)
-
-
-@settings(max_examples=60)
-@given(instances(most_nodes=5), st.integers(0, 3))
-def test_certificates_hold_and_flows_are_possible(classes: list[TrafficClass], seed: int) -> None:
+@settings(max_examples=100)
+@given(instances())
+def test_certificates_hold_and_flows_are_possible(classes: list[TrafficClass]) -> None:
     problem = from_classes(classes)
     found = linear.CapacityProgram(problem, "matrix").solve()
     assert found.certificate.holds
@@ -90,7 +84,6 @@ def test_certificates_hold_and_flows_are_possible(classes: list[TrafficClass], s
         if wanted.rate is not None:
             assert_allclose(rate, wanted.rate, rtol=1e-7)
         assert -1e-9 <= split <= 1 + 1e-9
-    del seed
 
 
 def rearranged(problem: Problem, order: list[np.ndarray], parts: list[np.ndarray]) -> Problem:
@@ -110,8 +103,8 @@ def rearranged(problem: Problem, order: list[np.ndarray], parts: list[np.ndarray
     return replace(problem, prefill=pools[0], decode=pools[1])
 
 
-@settings(max_examples=100)
-@given(instances(most_nodes=6), st.integers(0, 2**32 - 1))
+@settings(max_examples=200)
+@given(instances(), st.integers(0, 2**32 - 1))
 def test_permuting_nodes_permutes_the_answer(classes: list[TrafficClass], seed: int) -> None:
     draw = np.random.default_rng(seed)
     problem = from_classes(classes)
@@ -125,8 +118,8 @@ def test_permuting_nodes_permutes_the_answer(classes: list[TrafficClass], seed: 
     assert_allclose(there.decode, here.decode[order[1]], atol=atol)
 
 
-@settings(max_examples=100)
-@given(instances(most_nodes=5), st.integers(0, 2**32 - 1))
+@settings(max_examples=200)
+@given(instances(), st.integers(0, 2**32 - 1))
 def test_splitting_a_node_changes_nothing(classes: list[TrafficClass], seed: int) -> None:
     draw = np.random.default_rng(seed)
     problem = from_classes(classes)
@@ -423,7 +416,6 @@ def test_one_node_of_another_scale(paper_node: Node, magnitude: float) -> None:
     _, loads = uneven(paper_node)
     odd = replace(loads, prefill=(loads.prefill[0], _times(loads.prefill[1], magnitude)))
     found = linear.solve(odd, backend="matrix")
-    by_pairs = pairs.solve(from_classes([TrafficClass("all", odd, share=1.0)]))
     assert found.certificate.holds
     if magnitude < 1:
         without = replace(loads, prefill=(loads.prefill[0],))
@@ -433,7 +425,6 @@ def test_one_node_of_another_scale(paper_node: Node, magnitude: float) -> None:
         decode = replace(odd, prefill=(odd.prefill[1],))
         moved = replace(decode, prefill=(replace(decode.prefill[0], positions=(0,)),))
         assert_allclose(found.value, linear.solve(moved).value, rtol=1e-6)
-    del by_pairs
 
 
 def _times(group, factor):  # type: ignore[no-untyped-def]
