@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from numpy.testing import assert_allclose
@@ -10,8 +12,11 @@ from numpy.testing import assert_allclose
 from app import figures
 from app import plan_view as view
 from dualpath_model import Scenario
-from dualpath_model.paths import Pool
+from dualpath_model.loads import Parallelism
+from dualpath_model.paths import Direction, Key, Pool, Resource
 from solvers import Plan
+from solvers import plan as make_plan
+from tests.app.conftest import planned
 
 Case = tuple[Plan, Scenario]
 
@@ -60,18 +65,37 @@ def test_sankey_equals_demand_times_rate(paper: Case) -> None:
 
 def test_sankey_marks_what_is_saturated(paper: Case) -> None:
     labels = figures.sankey(*paper).data[0].node.label
-    assert "PE HBM<br>saturated" in labels  # prefill compute binds here
+    assert "PE HBM<br>compute saturated" in labels  # prefill compute binds here
     assert "storage" in labels
+
+
+def test_sankey_names_the_nics_that_carry_reads() -> None:
+    labels = figures.sankey(*planned("deepseek-v3.2-aws-p5")).data[0].node.label
+    assert "prefill compute NICs" in labels  # these nodes have no others
+    assert "PE DRAM<br>host link saturated" in labels
 
 
 def test_bars_are_the_plans_utilisation(case: Case) -> None:
     plan, _ = case
-    dual, basic = figures.utilisation_bars(plan).data
-    for trace, field in ((dual, "dual_path"), (basic, "basic")):
-        for label, value in zip(trace.y, trace.x, strict=True):
+    traces = figures.utilisation_bars(plan).data
+    drawn = {"dual path": Counter[str](), "Basic": Counter[str]()}
+    for trace in traces:
+        drawn[trace.offsetgroup].update(dict(zip(trace.y, trace.x, strict=True)))
+    for name, field in (("dual path", "dual_path"), ("Basic", "basic")):
+        assert set(drawn[name]) == {view.words(row) for row in plan.utilisation}
+        for label, value in drawn[name].items():
             rows = [row for row in plan.utilisation if view.words(row) == label]
             assert_allclose(value, 100 * max(getattr(row, field) for row in rows))
-    assert len(dual.y) == len({view.words(row) for row in plan.utilisation})
+    full = next(trace for trace in traces if trace.marker.color == view.SATURATED)
+    assert all(value > 99.99 for value in full.x)
+
+
+def test_hover_lists_the_nodes() -> None:
+    plan, _ = planned("mixed-traffic")
+    bar = next(bar for bar in view.bars(plan) if bar.label == "prefill DRAM")
+    rows = [row for row in plan.utilisation if view.words(row) == bar.label]
+    assert f"nodes 0-1: {100 * rows[0].dual_path:.1f} %" in bar.nodes
+    assert bar.nodes.count("node") == len({round(row.dual_path, 3) for row in rows})
 
 
 def test_ratio_axis_shows_range_and_cluster(paper: Case) -> None:
@@ -80,6 +104,28 @@ def test_ratio_axis_shows_range_and_cluster(paper: Case) -> None:
     assert (band.x0, band.x1) == (1 / 7, 7 / 2)
     assert line.x0 == 0.5
     assert "inside the bottleneck-free range 0.143 to 3.5" in figure.layout.title.text
+
+
+def test_no_ratio_is_free(paper: Case) -> None:
+    """Slow memory on one side excludes every P/D; two slow sides exclude each other."""
+    _, scenario = paper
+
+    def with_dram(**rates: float) -> Plan:
+        changed = scenario
+        for pool, speed in rates.items():
+            changed = changed.with_each_node(
+                Pool(pool), partial(replace, dram_bytes_per_s=speed * 1e9)
+            )
+        return make_plan(changed)
+
+    for pool, speed in (("prefill", 80.0), ("decode", 140.0)):
+        made = with_dram(**{pool: speed})
+        assert view.free_range(made) is None
+        assert f"overload {pool} DRAM" in view.range_sentence(made)
+        shapes = figures.ratio_axis(made).layout.shapes
+        assert [shape.type for shape in shapes] == ["line"]  # the cluster, and no band
+    narrow = with_dram(decode=155.0)  # at most 0.05, where the compute NICs ask for 1/7
+    assert "prefill compute NICs, write asks for 0.143 or more" in view.range_sentence(narrow)
 
 
 def test_every_figure_of_every_case_draws(case: Case) -> None:
@@ -104,6 +150,46 @@ def test_sides_add_up(case: Case) -> None:
     assert_allclose(sides.prefill + sides.decode, both, rtol=1e-6)
 
 
+def test_basic_reads_what_its_own_mix_reads() -> None:
+    """Basic serves another mix of classes; its reads are those of its storage NICs."""
+    for name in ("mixed-traffic", "dram-cache"):
+        plan, _ = planned(name)
+        read = sum(
+            row.basic * row.capacity
+            for row in plan.utilisation
+            if (row.pool, row.resource, row.direction) == ("prefill", "snic", "in")
+        )
+        assert_allclose(view.side_rates(plan).basic, read, rtol=1e-6)
+
+
+def test_streams_equal_the_demand_of_the_fabric(case: Case) -> None:
+    """Hand-off and layers between the pools, with cached hits and without miss traffic alike."""
+    plan, scenario = case
+    if len(plan.classes) > 1:
+        pytest.skip("one demand a class: the sum is tested by the storage reads")
+    demand = scenario.loads().shared_demand.at(plan.split)
+    found = view.streams(plan, scenario)
+    for key, amount in demand.items():
+        if key.resource is Resource.FABRIC:
+            ends = ("prefill", "decode")
+            stream = found[ends if key.direction is Direction.TO_DECODE else ends[::-1]]
+            want = float(amount) * plan.throughput_requests_per_s
+            assert_allclose(stream.bytes_per_s, want, rtol=1e-6)
+
+
+def test_tensor_parallel_copies_count(paper: Case) -> None:
+    """MLA's cache goes whole to each rank of a tensor-parallel group: eight times into HBM."""
+    _, scenario = paper
+    whole = Parallelism(tensor=8)
+    scenario = replace(scenario, serving=replace(scenario.serving, prefill=whole, decode=whole))
+    plan = make_plan(scenario)
+    at = scenario.loads().prefill[0].demand.at(plan.split)
+    want = float(at[Key(Pool.PREFILL, Resource.CNIC, Direction.WRITE)])
+    into = sum(v for _, target, v in links((plan, scenario)) if target == "PE HBM")
+    assert_allclose(into, want * plan.throughput_requests_per_s, rtol=1e-6)
+    assert into > 7 * sum(v for source, _, v in links((plan, scenario)) if source == "storage")
+
+
 @pytest.mark.parametrize(
     "part", ["headline", "saturation_sentence", "oracle_sentence", "range_sentence"]
 )
@@ -115,8 +201,6 @@ def test_sentences_are_sentences(case: Case, part: str) -> None:
 
 
 def test_headline_says_when_nothing_is_gained(paper: Case) -> None:
-    from dataclasses import replace
-
     flat = replace(paper[0], speedup_over_basic=1.0)
     assert "gains nothing" in view.headline(flat)
     assert "gives" in view.headline(paper[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -106,6 +108,25 @@ def test_impossible_places(paper: Case, tmp_path: Path) -> None:
         write_report(*paper, tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         write_report(*paper, tmp_path / "no" / "plan.html")
+
+
+def test_what_is_not_an_ordinary_file_stays(tmp_path: Path) -> None:
+    """Renaming over a device or a pipe would take it away."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="not an ordinary file"):
+        files.write_atomically(pipe, "x")
+    assert pipe.is_fifo()
+    for path in (Path("/proc/plan.html"), tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match="cannot be written"):
+            files.write_atomically(path, "x")
+
+
+def test_parameters_name_the_scenarios_own_rules(paper: Case) -> None:
+    plan, scenario = paper
+    text = report_html(plan, replace(scenario, rules=replace(scenario.rules, alpha_s=7.0)))
+    assert "readable in 7 s" in text
+    assert "prefilled by a GPU in 5 s" in text
 
 
 def test_written_files_have_the_usual_mode(tmp_path: Path) -> None:
