@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from app import plan_view as view
+from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
 from solvers.planner import Plan
 
@@ -33,16 +34,16 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
     """Return the bytes/s of every step under the plan, from storage through both pools and back.
 
     Links come from the step table; a node's incoming and outgoing bytes differ only where bytes are
-    made (prefill compute, decoding) or stay. Saturated resources are marked in colour and label.
+    made (prefill compute, decoding), stay, or go to several tensor-parallel ranks. Saturated
+    capacities are named, in colour, at the place that they feed.
     """
     from plotly import graph_objects
 
-    flows = [(f.source, f.target, f.dual_path, f.path) for f in view.step_flows(plan, scenario)]
-    links = _through_nics(_by_origin(flows))
+    links = _through_nics(plan, scenario)
     names = list(dict.fromkeys(name for source, target, *_ in links for name in (source, target)))
     at = {name: i for i, name in enumerate(names)}
-    full = _saturated_places(plan)
-    labels = [f"{name}<br>saturated" if name in full else name for name in names]
+    full = _saturated(plan, scenario)
+    labels = ["<br>".join([name, *full.get(name, [])]) for name in names]
     colours = [view.SATURATED if name in full else "#7f8c9b" for name in names]
     figure = graph_objects.Figure(
         graph_objects.Sankey(
@@ -71,35 +72,28 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
 _Link = tuple[str, str, float, str]
 
 
-def _by_origin(flows: list[_Link]) -> list[_Link]:
-    """Send the decode start of hits from the buffer where each read path has left them."""
-    kept = sum(value for _, target, value, _ in flows if target == "DE DRAM (read)")
-    split: list[_Link] = []
-    for source, target, value, path in flows:
-        here = 0.0
-        if (source, target) == ("DE DRAM (hand-off)", "DE HBM"):
-            here = min(kept, value)
-            kept -= here
-            split.append(("DE DRAM (read)", target, here, path))
-        split.append((source, target, value - here, path))
-    return split
-
-
-def _through_nics(flows: list[_Link]) -> list[_Link]:
-    """Let reads pass their side's storage NICs, add up equal links and drop empty ones."""
+def _through_nics(plan: Plan, scenario: Scenario) -> list[_Link]:
+    """Let reads pass their side's NICs, add up equal links and drop empty ones."""
     total: dict[tuple[str, str, str], float] = {}
-    for source, target, value, path in flows:
-        hops = [(source, target)]
-        if source == "storage":
-            nics = f"{'prefill' if target.startswith('PE') else 'decode'} storage NICs"
-            hops = [(source, nics), (nics, target)]
+    for flow in view.step_flows(plan, scenario):
+        hops = [(flow.source, flow.target)]
+        if flow.source == "storage":
+            nics = _nics(scenario, flow.pools[1])
+            hops = [(flow.source, nics), (nics, flow.target)]
         for hop in hops:
-            total[*hop, path] = total.get((*hop, path), 0.0) + value
+            total[*hop, flow.path] = total.get((*hop, flow.path), 0.0) + flow.bytes_per_s
     return [
         (source, target, value, path)
         for (source, target, path), value in total.items()
         if value > 0
     ]
+
+
+def _nics(scenario: Scenario, pool: str) -> str:
+    """Name the NICs that carry a pool's storage traffic."""
+    sharing = {node.shares_nic for node in scenario.cluster.nodes(Pool(pool))}
+    kinds = {True: "compute NICs", False: "storage NICs"}
+    return f"{pool} {kinds[sharing.pop()] if len(sharing) == 1 else 'NICs'}"
 
 
 _SIDES = {"prefill read": view.DUAL_PATH, "decode read": view.DECODE_SIDE}
@@ -111,62 +105,74 @@ def _faded(path: str) -> str:
     return f"rgba({red},{green},{blue},0.45)"
 
 
-def _saturated_places(plan: Plan) -> set[str]:
-    """Return the names of sankey nodes that stand for a saturated capacity."""
-    places = {
-        ("prefill", "snic"): "prefill storage NICs",
-        ("decode", "snic"): "decode storage NICs",
-        ("prefill", "dram"): "PE DRAM",
-        ("decode", "dram"): "DE DRAM (read)",
-        ("prefill", "gpu"): "PE HBM",
-        ("decode", "gpu"): "DE HBM",
-        ("decode", "hbm"): "DE HBM",
-        ("cluster", "storage"): "storage",
+def _saturated(plan: Plan, scenario: Scenario) -> dict[str, list[str]]:
+    """Return, for each place of the sankey that a used-up capacity feeds, what is used up there."""
+    buffers = {
+        "prefill": ["PE DRAM"],
+        "decode": ["DE DRAM (read)", "DE DRAM (hand-off)", "DE DRAM (generated)"],
     }
-    return {
-        places[row.pool, row.resource]
-        for row in plan.utilisation
-        if row.dual_path >= view.FULL and (row.pool, row.resource) in places
-    }
+    # Short, because a label has the room between two columns.
+    inside = {"gpu": "compute", "hbm": "bandwidth", "hbm_space": "space", "cnic": "NICs"}
+    found: dict[str, list[str]] = {}
+    for row in plan.utilisation:
+        if row.dual_path < view.FULL:
+            continue
+        places, what = ["storage"], "saturated"
+        if row.pool == "cluster":
+            if row.direction == "write":
+                places = ["write-back"]
+            elif row.resource == "fabric":
+                to_decode = row.direction == "prefill to decode"
+                places = ["DE DRAM (hand-off)" if to_decode else "PE HBM"]
+                what = "fabric saturated"
+        elif row.resource == "snic":
+            inwards = row.direction == "in"
+            places = [_nics(scenario, row.pool) if inwards else "write-back"]
+            what = "saturated" if inwards else "NICs saturated"
+        elif row.resource in ("dram", "host_link"):
+            places = buffers[row.pool]
+            what = "saturated" if row.resource == "dram" else "host link saturated"
+        else:
+            places = ["PE HBM" if row.pool == "prefill" else "DE HBM"]
+            what = f"{inside[row.resource]} saturated"
+        for place in places:
+            if what not in found.setdefault(place, []):
+                found[place].append(what)
+    return found
 
 
 def utilisation_bars(plan: Plan) -> Any:
-    """Return utilisation per capacity, Basic and dual path side by side (fullest node, %)."""
+    """Return utilisation per capacity, Basic and dual path side by side (fullest node, %).
+
+    Saturated capacities are a series of their own, in the place of the dual path's bar.
+    """
     from plotly import graph_objects
 
     rows = view.bars(plan)[::-1]
-    labels = [row.label for row in rows]
-    hover = [f"{row.fullest}, fullest of {row.nodes}" for row in rows]
-    colours = [view.SATURATED if row.saturated else view.DUAL_PATH for row in rows]
-    figure = graph_objects.Figure(
-        [
-            graph_objects.Bar(
-                name="dual path (saturated in orange)",
-                y=labels,
-                x=[100 * row.dual_path for row in rows],
-                orientation="h",
-                marker={"color": colours},
-                text=[f"{row.dual_path:.0%}" for row in rows],
-                textposition="outside",
-                cliponaxis=False,
-                hovertext=hover,
-                hovertemplate="%{y}: %{x:.1f} % (%{hovertext})<extra>dual path</extra>",
-            ),
-            graph_objects.Bar(
-                name="Basic",
-                y=labels,
-                x=[100 * row.basic for row in rows],
-                orientation="h",
-                marker={"color": view.BASIC},
-                text=[f"{row.basic:.0%}" for row in rows],
-                textposition="outside",
-                cliponaxis=False,
-                hovertemplate="%{y}: %{x:.1f} %<extra>Basic</extra>",
-            ),
-        ]
+    series = (
+        ("dual path, saturated", view.SATURATED, [row for row in rows if row.saturated], True),
+        ("dual path", view.DUAL_PATH, [row for row in rows if not row.saturated], True),
+        ("Basic", view.BASIC, rows, False),
     )
+    figure = graph_objects.Figure()
+    for name, colour, chosen, dual in series:
+        values = [row.dual_path if dual else row.basic for row in chosen]
+        figure.add_bar(
+            name=name,
+            offsetgroup="dual path" if dual else "Basic",
+            y=[row.label for row in chosen],
+            x=[100 * value for value in values],
+            orientation="h",
+            marker={"color": colour},
+            text=[f"{value:.0%}" for value in values],
+            textposition="outside",
+            cliponaxis=False,
+            hovertext=[row.nodes if dual else "fullest node" for row in chosen],
+            hovertemplate="%{y}: %{x:.1f} %<br>%{hovertext}<extra>" + name + "</extra>",
+        )
     figure.update_xaxes(title="utilisation of the fullest node, %", range=[0, 112])
-    figure.update_yaxes(automargin=True)
+    labels = [row.label for row in rows]
+    figure.update_yaxes(automargin=True, categoryorder="array", categoryarray=labels)
     return _layout(
         figure,
         view.saturation_sentence(plan),
@@ -188,7 +194,7 @@ def ratio_axis(plan: Plan) -> Any:
 
     found = plan.bottleneck_free
     bounds = view.ratio_bounds(plan)
-    marks = [found.ratio, *(bound.at for bound in bounds if bound.at > 0)]
+    marks = [found.ratio, *(bound.at for bound in bounds)]
     low, high = min(marks) / 3, max(marks) * 3
     figure = graph_objects.Figure(
         graph_objects.Scatter(
@@ -205,12 +211,15 @@ def ratio_axis(plan: Plan) -> Any:
             name="bound",
         )
     )
-    if found.low is not None:
-        top = found.high if found.high is not None else high
-        if found.low < top:
-            figure.add_vrect(
-                x0=max(found.low, low), x1=top, fillcolor=view.FREE, opacity=0.15, line_width=0
-            )
+    ends = view.free_range(plan)
+    if ends is not None:
+        figure.add_vrect(
+            x0=max(ends[0], low),
+            x1=min(ends[1], high),
+            fillcolor=view.FREE,
+            opacity=0.15,
+            line_width=0,
+        )
     colour = view.DUAL_PATH if found.holds in (True, None) else view.SATURATED
     figure.add_vline(x=found.ratio, line={"color": colour, "width": 3})
     figure.add_annotation(

@@ -11,10 +11,15 @@ from dualpath_model.errors import InputError
 
 def check_writable(path: Path) -> None:
     """Raise InputError if ``path`` cannot become a file, before any work is done for it."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file in it")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+        if path.exists() and not path.is_file():  # renaming over /dev/null would take it away
+            raise InputError(f"{path} is not an ordinary file; give another name")
+    except OSError as error:
+        raise _refused(path, error) from None
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{path}: the folder {path.parent} cannot be written to; choose another")
 
@@ -26,16 +31,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     check_writable(path)
     data = content.encode() if isinstance(content, str) else content
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
+    try:
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
+    except OSError as error:
+        raise _refused(path, error) from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.chmod(aside, 0o666 & ~_umask())  # noqa: PTH101
         Path(aside).replace(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another") from None
+        raise _refused(path, error) from None
     finally:
         Path(aside).unlink(missing_ok=True)
+
+
+def _refused(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written ({error.strerror}); choose another")
 
 
 def _umask() -> int:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dualpath_model.paths import DE_DRAM, STORAGE, Payload, Phase, Place, Pool, Step
+from dualpath_model.paths import (
+    DE_DRAM,
+    STORAGE,
+    Direction,
+    Key,
+    Payload,
+    Phase,
+    Place,
+    Pool,
+    Resource,
+    Step,
+    passages,
+    uses,
+)
 from dualpath_model.quantities import Dimension, show
 from dualpath_model.scenario import Scenario
 from solvers.alternatives import ResourceName
@@ -22,7 +36,6 @@ COMPUTE = "#E69F00"
 FULL = 1 - 1e-6
 """Utilisation from which a capacity is marked as saturated."""
 
-POOLS = {"prefill": "prefill", "decode": "decode", "cluster": "cluster"}
 RESOURCES = {
     "snic": "storage NICs",
     "cnic": "compute NICs",
@@ -63,8 +76,8 @@ class Bar:
     label: str
     basic: float
     dual_path: float
-    nodes: int
-    fullest: str
+    nodes: str
+    """Which nodes are how full under the plan: "nodes 0-2: 87.1 %; node 3: 25.7 %"."""
 
     @property
     def saturated(self) -> bool:
@@ -80,51 +93,121 @@ def bars(plan: Plan) -> list[Bar]:
     found = []
     for rows in grouped.values():
         top = max(rows, key=lambda row: row.dual_path)
-        where = "the cluster" if top.node is None else f"{top.pool} node {top.node}"
         basic = max(row.basic for row in rows)
-        found.append(Bar(words(top), basic, top.dual_path, len(rows), where))
+        found.append(Bar(words(top), basic, top.dual_path, _by_node(rows)))
     return found
+
+
+def _by_node(rows: list[Utilisation], most: int = 8) -> str:
+    """Say which nodes are how full, alike ones together, the fullest first."""
+    alike: dict[str, list[int | None]] = {}
+    for row in sorted(rows, key=lambda row: -row.dual_path):
+        alike.setdefault(f"{100 * row.dual_path:.1f} %", []).append(row.node)
+    parts = []
+    for value, nodes in alike.items():
+        noun = "" if nodes == [None] else "nodes " if len(nodes) > 1 else "node "
+        parts.append(f"{noun}{node_runs(nodes)}: {value}")
+    return "; ".join(parts[:most] + ["..."] * (len(parts) > most))
+
+
+def node_runs(nodes: list[int | None]) -> str:
+    """Return node numbers as runs, "0-3, 7"; "cluster" for what belongs to no node."""
+    numbers = sorted(node for node in nodes if node is not None)
+    if not numbers:
+        return "cluster"
+    runs = [[numbers[0], numbers[0]]]
+    for number in numbers[1:]:
+        if number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Bytes/s that a step moves under the plan, and would under Basic at Basic's throughput."""
+    """Bytes/s of one payload that a step moves under the plan.
+
+    ``pools``: where it starts and ends (:class:`Pool` values); ``full``: whether it passes a capacity
+    that is used up, a compute NIC that stands in for a storage NIC included.
+    """
 
     source: str
     target: str
     carries: str
     path: str
-    dual_path: float
-    basic: float
+    pools: tuple[str, str]
+    bytes_per_s: float
+    full: bool
 
 
 def step_flows(plan: Plan, scenario: Scenario) -> list[Flow]:
-    """Return the flow of every step of the scenario's table, places named so that none is a cycle."""
+    """Return the flow of every step of the scenario's table, places named so that none is a cycle.
+
+    Copies for tensor-parallel ranks count, as in :func:`dualpath_model.loads.movement`.
+    """
+    serving, full = scenario.serving, _full_keys(plan, scenario)
+    copies = {
+        Pool.PREFILL: scenario.llm.replication(serving.prefill.tensor),
+        Pool.DECODE: scenario.llm.replication(serving.decode.tensor),
+    }
+    from_decode = plan.split * (1.0 - serving.dram_cache_hit_share)
     found = []
-    for path, step, rates in _rated_steps(plan, scenario):
+    for path, step, rate_of_path in _rated_steps(plan, scenario):
+        keys, counted = uses(step), passages((step,), copies)
         for payload in step.carries:
-            size = plan.payload_bytes[payload.value]
-            source, target = _end(step, step.source, payload), _end(step, step.destination, payload)
-            found.append(
-                Flow(source, target, payload.value, path, rates[0] * size, rates[1] * size)
-            )
+            moved = rate_of_path * plan.payload_bytes[payload.value] * counted[keys[0]][payload]
+            for source, share in _origins(step, payload, from_decode):
+                found.append(
+                    Flow(
+                        source=source,
+                        target=_end(step, step.destination, payload),
+                        carries=payload.value,
+                        path=path,
+                        pools=(step.source.pool.value, step.destination.pool.value),
+                        bytes_per_s=moved * share,
+                        full=not full.isdisjoint(keys),
+                    )
+                )
     return found
 
 
-def _rated_steps(plan: Plan, scenario: Scenario) -> Iterator[tuple[str, Step, tuple[float, float]]]:
-    """Yield each step with its requests/s under the plan and under Basic."""
+def _full_keys(plan: Plan, scenario: Scenario) -> set[Key]:
+    """Return the capacities that some node has used up, also under the name that steps give them."""
+    full = {
+        Key(Pool(row.pool), Resource(row.resource), Direction(row.direction))
+        for row in plan.utilisation
+        if row.dual_path >= FULL
+    }
+    for pool in (Pool.PREFILL, Pool.DECODE):
+        if any(node.shares_nic for node in scenario.cluster.nodes(pool)):
+            for nic, storage in ((Direction.WRITE, Direction.IN), (Direction.READ, Direction.OUT)):
+                if Key(pool, Resource.CNIC, nic) in full:
+                    full.add(Key(pool, Resource.SNIC, storage))
+    return full
+
+
+def _rated_steps(plan: Plan, scenario: Scenario) -> Iterator[tuple[str, Step, float]]:
+    """Yield each step with its path's requests/s under the plan."""
     table, cached = scenario.serving.table, scenario.serving.dram_cache_hit_share
-    total, basic = plan.throughput_requests_per_s, plan.throughput_basic_requests_per_s
+    total = plan.throughput_requests_per_s
     stored = 1.0 - cached
     shares = {
-        table.prefill_read: (total * stored * (1 - plan.split), basic * stored),
-        table.decode_read: (total * stored * plan.split, 0.0),
-        table.cache_read: (total * cached, basic * cached),
-        **dict.fromkeys(table.always, (total, basic)),
+        table.prefill_read: total * stored * (1 - plan.split),
+        table.decode_read: total * stored * plan.split,
+        table.cache_read: total * cached,
+        **dict.fromkeys(table.always, total),
     }
-    for path, rates in shares.items():
+    for path, rate_of_path in shares.items():
         for step in path.steps:
-            yield path.name, step, rates
+            yield path.name, step, rate_of_path
+
+
+def _origins(step: Step, payload: Payload, from_decode: float) -> list[tuple[str, float]]:
+    """Return where a step's bytes lie, with their shares: hits start decode from either buffer."""
+    if step.phase is Phase.DECODE_START and step.source == DE_DRAM and payload is Payload.HIT:
+        return [("DE DRAM (read)", from_decode), ("DE DRAM (hand-off)", 1.0 - from_decode)]
+    return [(_end(step, step.source, payload), 1.0)]
 
 
 def _end(step: Step, place: Place, payload: Payload) -> str:
@@ -142,13 +225,16 @@ def _end(step: Step, place: Place, payload: Payload) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SideRates:
-    """Storage reads of each side, bytes/s, under the plan and under Basic."""
+    """Storage reads of each side under the plan, and of the prefill side under Basic; bytes/s."""
 
     prefill: float
     decode: float
     basic: float
-    prefill_full: bool
-    decode_full: bool
+
+
+def full_pools(plan: Plan) -> set[str]:
+    """Return the pools of which some capacity is used up."""
+    return {row.pool for row in plan.utilisation if row.dual_path >= FULL}
 
 
 def side_rates(plan: Plan) -> SideRates:
@@ -156,19 +242,30 @@ def side_rates(plan: Plan) -> SideRates:
     read = dict.fromkeys((Pool.PREFILL.value, Pool.DECODE.value), 0.0)
     for flow in plan.flows:
         read[flow.pool] += flow.storage_read_bytes_per_s
-    full = {
-        row.pool
-        for row in plan.utilisation
-        if row.resource in ("snic", "cnic", "host_link") and row.dual_path >= FULL
-    }
-    per_request = plan.workload.read_bytes_per_request
-    return SideRates(
-        read["prefill"],
-        read["decode"],
-        plan.throughput_basic_requests_per_s * per_request,
-        "prefill" in full,
-        "decode" in full,
-    )
+    # Classes read differently much, and Basic serves another mix of them.
+    both = sum(c.requests_per_s * c.read_bytes_per_request for c in plan.classes)
+    basic = sum(c.requests_per_s_basic * c.read_bytes_per_request for c in plan.classes)
+    total = read["prefill"] + read["decode"]
+    return SideRates(read["prefill"], read["decode"], total * basic / both if both else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """All bytes/s between two places of a schematic; ``full``: a capacity on the way is used up."""
+
+    bytes_per_s: float
+    full: bool
+
+
+def streams(plan: Plan, scenario: Scenario) -> dict[tuple[str, str], Stream]:
+    """Return what passes between storage ("cluster") and the pools, and between the pools."""
+    found: dict[tuple[str, str], Stream] = {}
+    for flow in step_flows(plan, scenario):
+        if flow.pools[0] != flow.pools[1] and flow.bytes_per_s > 0:
+            before = found.get(flow.pools, Stream(0.0, False))
+            rate_so_far = before.bytes_per_s + flow.bytes_per_s
+            found[flow.pools] = Stream(rate_so_far, before.full or flow.full)
+    return found
 
 
 def headline(plan: Plan) -> str:
@@ -204,19 +301,56 @@ def oracle_sentence(plan: Plan) -> str:
     )
 
 
+def free_range(plan: Plan) -> tuple[float, float] | None:
+    """Return the bottleneck-free range of P/D (its upper end may be inf); None where there is none."""
+    found = plan.bottleneck_free
+    if found.low is None or not math.isfinite(found.low):
+        return None
+    high = math.inf if found.high is None else found.high
+    return (found.low, high) if found.low <= high and high > 0 else None
+
+
 def range_sentence(plan: Plan) -> str:
     """Return where the cluster stands on the P/D axis."""
     found = plan.bottleneck_free
-    if found.low is None:
+    if found.reason is not None:
         return f"bottleneck-free range not defined: {found.reason}"
-    high = "∞" if found.high is None else f"{found.high:.3g}"
+    ends = free_range(plan)
+    if ends is None:
+        return f"P/D = {found.ratio:.3g}; no ratio is bottleneck-free: {_why_none(plan)}"
     inside = "inside" if found.holds else "outside"
-    text = f"P/D = {found.ratio:.3g}, {inside} the bottleneck-free range {found.low:.3g} to {high}"
-    if found.low_all_traffic is None or found.high_all_traffic is None:
+    text = (
+        f"P/D = {found.ratio:.3g}, {inside} the bottleneck-free range {ends[0]:.3g} to "
+        f"{_or_infinite(ends[1])}"
+    )
+    low, high = found.low_all_traffic, found.high_all_traffic
+    if low is None or high is None or low > high:
         return text
+    return f"{text} (hits alone; {low:.3g} to {high:.3g} with all traffic)"
+
+
+def _or_infinite(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "∞"
+
+
+def _why_none(plan: Plan) -> str:
+    """Say which capacities exclude every P/D: alone, or two of them against each other."""
+    alone = [
+        words(ResourceName(c.pool, c.resource, c.direction))
+        for c in plan.bottleneck_free.conditions
+        if c.high == 0 or (c.low is not None and not math.isfinite(c.low))
+    ]
+    if alone:
+        others = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        return f"saturated storage NICs overload {alone[0]}{others}"
+    lower, upper = (
+        next((bound for bound in ratio_bounds(plan) if bound.upper is end), None)
+        for end in (False, True)
+    )
+    if lower is None or upper is None:
+        return "its ends cross"
     return (
-        f"{text} (hits alone; {found.low_all_traffic:.3g} to {found.high_all_traffic:.3g} with all "
-        f"traffic)"
+        f"{lower.label} asks for {lower.at:.3g} or more, {upper.label} for {upper.at:.3g} or less"
     )
 
 
@@ -230,12 +364,12 @@ class Bound:
 
 
 def ratio_bounds(plan: Plan) -> list[Bound]:
-    """Return the conditions on P/D that bound something, tightest first."""
+    """Return the conditions on P/D that bound something at a finite P/D, tightest first."""
     found = []
     for condition in plan.bottleneck_free.conditions:
         name = words(ResourceName(condition.pool, condition.resource, condition.direction))
-        if condition.low is not None:
+        if condition.low is not None and math.isfinite(condition.low):
             found.append(Bound(name, condition.low, upper=False))
-        if condition.high is not None:
+        if condition.high:
             found.append(Bound(name, condition.high, upper=True))
     return sorted(found, key=lambda bound: (bound.upper, bound.at if bound.upper else -bound.at))

@@ -19,7 +19,7 @@ body { font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; 
        margin: 0 auto; max-width: 1180px; padding: 24px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 8px; }
 p.sub { color: #555; margin: 0 0 20px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 12px; }
 .tile { border: 1px solid #ddd; border-radius: 8px; padding: 12px 14px; }
 .tile b { display: block; font-size: 22px; } .tile span { color: #555; font-size: 13px; }
 .warn b { color: #D55E00; }
@@ -63,7 +63,7 @@ def report_html(plan: Plan, scenario: Scenario) -> str:
             f'<p class="sub">{name} · {html.escape(_about(plan))}</p>',
             _tiles(plan),
             pictures,
-            _tables(plan),
+            _tables(plan, scenario),
             "</body></html>",
         ]
     )
@@ -84,6 +84,8 @@ def _tiles(plan: Plan) -> str:
         "not limiting" if plan.fraction_of_oracle is None else f"{plan.fraction_of_oracle:.0%}"
     )
     inside = {True: "inside", False: "outside", None: "not defined"}[free.holds]
+    if free.holds is False and view.free_range(plan) is None:
+        inside = "there is none"
     tiles = [
         ("limits today (Basic)", view.words(plan.bottleneck_basic), "warn"),
         ("then limits", view.words(plan.bottleneck), ""),
@@ -100,7 +102,7 @@ def _tiles(plan: Plan) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
-def _tables(plan: Plan) -> str:
+def _tables(plan: Plan, scenario: Scenario) -> str:
     parts = []
     if len(plan.classes) > 1:
         rows = [
@@ -117,7 +119,7 @@ def _tables(plan: Plan) -> str:
         parts += ["<h2>Classes of traffic</h2>", _table(heads, rows, text=2)]
     parts += ["<h2>Utilisation and prices</h2>", _utilisation(plan)]
     parts += ["<h2>Neighbouring P/D ratios</h2>", _neighbours(plan)]
-    parts += ["<h2>Scheduler parameters</h2>", _parameters(plan)]
+    parts += ["<h2>Scheduler parameters</h2>", _parameters(plan, scenario)]
     if plan.notes:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in plan.notes)
         parts.append(f"<h2>Notes</h2><ul>{notes}</ul>")
@@ -139,7 +141,7 @@ def _utilisation(plan: Plan) -> str:
             f"{row.elasticity:.3f} %" if priced else "",
         )
         alike.setdefault(figures_of, []).append(row.node)
-    rows = [(_nodes(nodes), *figures_of) for figures_of, nodes in alike.items()]
+    rows = [(view.node_runs(nodes), *figures_of) for figures_of, nodes in alike.items()]
     kinds = ["full" if row[4] == "100.0%" else "" for row in rows]
     heads = (
         "nodes",
@@ -151,20 +153,6 @@ def _utilisation(plan: Plan) -> str:
         "1 % more gives",
     )
     return _table(heads, rows, kinds, text=2)
-
-
-def _nodes(nodes: list[int | None]) -> str:
-    """Return node numbers as runs: "0-3, 7"."""
-    numbers = sorted(node for node in nodes if node is not None)
-    if not numbers:
-        return "cluster"
-    runs = [[numbers[0], numbers[0]]]
-    for number in numbers[1:]:
-        if number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _neighbours(plan: Plan) -> str:
@@ -190,19 +178,20 @@ def _neighbours(plan: Plan) -> str:
     return _table(heads, rows, kinds, text=2)
 
 
-def _parameters(plan: Plan) -> str:
-    found = plan.scheduler_parameters
+def _parameters(plan: Plan, scenario: Scenario) -> str:
+    found, rules = plan.scheduler_parameters, scenario.rules
+    alpha_s, beta_s = (show(s, Dimension.SECONDS) for s in (rules.alpha_s, rules.beta_s))
     weights = sorted({(n.pool, f"{n.read_weight:.4f}") for n in found.nodes}, reverse=True)
     rows = [
         (
             "alpha",
             f"{found.alpha_tokens:,.0f} tokens",
-            "readable in 3 s: storage rate over bytes a hit token",
+            f"readable in {alpha_s}: storage rate over bytes a hit token",
         ),
         (
             "beta",
             f"{found.beta_tokens:,.0f} prompt tokens",
-            "prefilled by a GPU in 5 s at the mean request",
+            f"prefilled by a GPU in {beta_s} at the mean request",
         ),
         (
             "quota",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dualpath_model.catalog.llms import load_llm
 from dualpath_model.catalog.nodes import load_node
+from dualpath_model.errors import InputError
 from dualpath_model.llm import KvDtype, cache_compute_bytes_per_flop
 from dualpath_model.loads import request_means
 from dualpath_model.paths import Payload
@@ -85,6 +86,8 @@ def cache_compute(
     name: str, contexts: list[int], append: int, kv_dtype: str | None
 ) -> list[dict[str, float]]:
     """Return the cache-compute ratio of one LLM at each context (paper, Table 1)."""
+    if append < 1:
+        raise InputError(f"--append {append} is not allowed; prefill computes at least 1 token")
     llm = load_llm(name)
     dtype = KvDtype(kv_dtype) if kv_dtype else llm.default_kv_dtype
     return [

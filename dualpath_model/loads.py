@@ -95,17 +95,22 @@ class Demand:
     def on_shared_nic(self, pool: Pool) -> Demand:
         """Send the storage traffic of ``pool`` over its compute NICs.
 
-        What arrives from storage is written to the node's memory like any other arrival (SNIC in ->
-        CNIC write); what leaves for storage is read from it (SNIC out -> CNIC read).
+        What arrives from storage is written to host memory like any other arrival (SNIC in -> CNIC
+        write, host link write); what leaves for storage is read from it (SNIC out -> CNIC read, host
+        link read).
         """
         moves = {
-            Key(pool, Resource.SNIC, Direction.IN): Key(pool, Resource.CNIC, Direction.WRITE),
-            Key(pool, Resource.SNIC, Direction.OUT): Key(pool, Resource.CNIC, Direction.READ),
+            Key(pool, Resource.SNIC, Direction.IN): Direction.WRITE,
+            Key(pool, Resource.SNIC, Direction.OUT): Direction.READ,
         }
 
         def moved(part: Mapping[Key, Amount]) -> dict[Key, Amount]:
-            kept = {key: amount for key, amount in part.items() if key not in moves}
-            return _sum(kept, {moves[key]: part[key] for key in moves if key in part})
+            total = {key: amount for key, amount in part.items() if key not in moves}
+            for key, direction in moves.items():
+                if key in part:
+                    for resource in (Resource.CNIC, Resource.HOST_LINK):
+                        total = _sum(total, {Key(pool, resource, direction): part[key]})
+            return total
 
         return Demand(moved(self.base), moved(self.slope))
 
@@ -295,6 +300,11 @@ def expert_degree(
     llm: Llm, node: Node, parallelism: Parallelism, efficiencies: Efficiencies, pool_gpus: int
 ) -> int:
     """Return the GPUs over which the experts are spread; see :class:`Parallelism`."""
+    if max(parallelism.expert, parallelism.tensor) > pool_gpus:
+        raise InfeasibleError(
+            f"tensor parallelism {parallelism.tensor} or expert parallelism {parallelism.expert} needs "
+            f"more GPUs than the {pool_gpus} of the pool; lower it or add nodes"
+        )
     if parallelism.expert:
         return parallelism.expert
     if not llm.ffn.experts:

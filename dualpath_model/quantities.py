@@ -35,6 +35,16 @@ EXAMPLES = {
     Dimension.FLOP_PER_S: "989 TFLOP/s or 1.98 PFLOP/s",
 }
 
+LIMITS = {
+    Dimension.BYTES: (1.0, 1e18),
+    Dimension.BYTES_PER_S: (1.0, 1e18),
+    Dimension.SECONDS: (1e-9, 1e9),
+    Dimension.FLOP_PER_S: (1.0, 1e21),
+}
+"""What can be meant, in SI. Outside it a value is a slip, and the models' numbers would overflow."""
+
+MOST_TOKENS = 1_000_000_000
+
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 _PREFIX = _DECIMAL | _BINARY
@@ -63,8 +73,8 @@ _NUMBER = (int, float)
 def parse(text: object, dimension: Dimension) -> float:
     """Parse ``text`` such as "400 Gbps" into an SI float (bytes, bytes/s, seconds or FLOP/s).
 
-    Raises InputError for a bare number, an unknown or ambiguous unit, and values that are not
-    finite and positive.
+    Raises InputError for a bare number, an unknown or ambiguous unit, and values outside
+    :data:`LIMITS` (zero, negative and absurd ones).
     """
     example = EXAMPLES[dimension]
     if isinstance(text, bool) or not isinstance(text, (str, *_NUMBER)):
@@ -80,9 +90,11 @@ def parse(text: object, dimension: Dimension) -> float:
     if unit is None:
         raise InputError(f"'{text}' has no unit; write it with one, such as {example}")
     value = float(number) * _unit_size(text, unit, dimension)
-    if not math.isfinite(value) or value <= 0:
+    least, most = LIMITS[dimension]
+    if not least <= value <= most:
         raise InputError(
-            f"'{text}' is out of range; it must be finite and greater than zero, like {example}"
+            f"'{text}' is out of range; it must be from {least:g} to {most:g} {dimension.value}, "
+            f"like {example}"
         )
     return value
 
@@ -138,7 +150,10 @@ def parse_count(text: str | int) -> int:
         raise InputError(f"'{text}' is not a count; write 429, 16K (16,000) or 64Ki (65,536)")
     number, prefix = match.groups()
     scale = _PREFIX["k" if prefix == "K" else prefix] if prefix else 1.0
-    return round(float(number) * scale)
+    count = float(number) * scale
+    if count > MOST_TOKENS:
+        raise InputError(f"'{text}' is out of range; give at most {MOST_TOKENS:,}")
+    return round(count)
 
 
 def _validator(dimension: Dimension) -> Callable[[object], float]:

@@ -53,7 +53,7 @@ def _one_line(text: str) -> str:
 
 Name = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
-Efficiency = Annotated[float, Field(gt=0.0, le=1.0, strict=True)]
+Efficiency = Annotated[float, Field(ge=1e-4, le=1.0, strict=True)]
 Count = Annotated[int, Field(ge=1, le=MOST_NODES, strict=True)]
 PositiveTokens = Annotated[float, Field(gt=0.0, le=1e9, strict=True)]
 TokenCount = Annotated[float, Field(ge=0.0, le=1e9, strict=True)]
@@ -80,8 +80,8 @@ class StorageSpec(_Spec):
 class ClusterSpec(_Spec):
     """Two pools, each one group or a list of groups, and what they share."""
 
-    prefill: NodeGroupSpec | list[NodeGroupSpec]
-    decode: NodeGroupSpec | list[NodeGroupSpec]
+    prefill: NodeGroupSpec | Annotated[list[NodeGroupSpec], Field(min_length=1)]
+    decode: NodeGroupSpec | Annotated[list[NodeGroupSpec], Field(min_length=1)]
     storage: StorageSpec = StorageSpec()
     fabric: BytesPerSecond | None = Field(
         default=None, description="compute network between the pools, per direction"
@@ -247,7 +247,7 @@ class ScenarioSpec(_Spec):
     traffic: TrafficSpec = TrafficSpec()
     dram_cache: DramCacheSpec = DramCacheSpec()
     scheduler: SchedulerSpec = SchedulerSpec()
-    limits: list[ResourceName] | None = Field(
+    limits: Annotated[list[ResourceName], Field(min_length=1)] | None = Field(
         default=None, description="resources that can run out; left out: all that are known"
     )
 
@@ -255,6 +255,10 @@ class ScenarioSpec(_Spec):
     def _one_source_of_traffic(self) -> ScenarioSpec:
         if (self.workload is None) == (not self.classes):
             raise ValueError("give either workload or classes, one of which is needed")
+        names = [part.name for part in self.classes or []]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"class '{twice}' is given twice; give each class a name of its own")
         return self
 
 
@@ -419,14 +423,11 @@ def resolve(spec: ScenarioSpec, base_dir: Path, document: Document | None = None
             workload = _resolve_workload(part.workload, base_dir, block_tokens)
         classes.append(WorkloadClass(part.name, workload, part.share, part.requests_per_s))
     for pool in (Pool.PREFILL, Pool.DECODE):
-        tensor = getattr(spec.parallelism, pool.value).tensor
-        smallest = min(node.gpus for node in cluster.nodes(pool))
-        if tensor > smallest:
-            with at("parallelism", pool.value, "tensor"):
-                raise InputError(
-                    f"{tensor} is more than the {smallest} GPUs of a node; a tensor-parallel group "
-                    f"stays inside one node, so give at most {smallest}"
-                )
+        parallel = getattr(spec.parallelism, pool.value)
+        with at("parallelism", pool.value, "tensor"):
+            _check_tensor(parallel.tensor, cluster.nodes(pool), llm)
+        with at("parallelism", pool.value, "expert"):
+            _check_expert(parallel.expert, cluster.nodes(pool), llm)
     return Scenario(
         name=spec.name,
         description=spec.description,
@@ -452,6 +453,29 @@ def resolve(spec: ScenarioSpec, base_dir: Path, document: Document | None = None
         limits=frozenset(map(Resource, spec.limits)) if spec.limits else frozenset(Resource),
         zones=zones if spec.locality else None,
     )
+
+
+def _check_tensor(tensor: int, nodes: tuple[Node, ...], llm: Llm) -> None:
+    for node in nodes:
+        if tensor > node.gpus or node.gpus % tensor:
+            raise InputError(
+                f"{tensor} does not divide the {node.gpus} GPUs of {node.name}; a tensor-parallel group "
+                f"stays inside one node, so give a divisor of {node.gpus}"
+            )
+    if llm.attention.heads % tensor:
+        raise InputError(
+            f"{tensor} does not divide the {llm.attention.heads} heads of {llm.name}; give a divisor"
+        )
+
+
+def _check_expert(expert: int, nodes: tuple[Node, ...], llm: Llm) -> None:
+    gpus = sum(node.gpus for node in nodes)
+    if expert > gpus:
+        raise InputError(
+            f"{expert} is more than the {gpus} GPUs of the pool; give at most {gpus}, or leave it out"
+        )
+    if expert and not llm.ffn.experts:
+        raise InputError(f"{expert} is given, but {llm.name} has no experts; leave it out")
 
 
 class _Place:

@@ -98,6 +98,11 @@ class Workload:
         if (self.prompt_tokens <= 0).any():
             where = int(np.argmax(self.prompt_tokens <= 0))
             raise InputError(f"{self.source}: turn {where + 1} has an empty prompt; leave it out")
+        if not (self.hit_tokens < self.prompt_tokens).any():
+            raise InputError(
+                f"{self.source}: no turn has miss tokens, so there is nothing to prefill; every real "
+                f"request appends at least one token"
+            )
 
     @property
     def turns(self) -> int:

@@ -224,22 +224,27 @@ def merge(pool: PoolUse, scale: Array | None = None, *, by_zone: bool = False) -
     flat = use.reshape(pool.count, -1)
     largest = flat.max(axis=1, initial=0.0)
     size = np.divide(1.0, largest, out=np.ones_like(largest), where=largest > 0)
-    shape = flat * size[:, None]
-    mantissa, exponent = np.frexp(shape)  # 12 digits whatever the magnitude
-    signature = np.round(np.ldexp(np.round(mantissa, 12), exponent), 300)
+    signature = _rounded(flat * size[:, None])
     zone = pool.zone if by_zone else np.zeros_like(pool.zone)
     _, first, kind = np.unique(
         np.column_stack((zone, signature)), axis=0, return_index=True, return_inverse=True
     )
     kind = kind.reshape(-1)
-    total = np.bincount(kind, weights=size)
-    merged = shape[first] / total[:, None]
+    # Rounded figures also in the program: what differs in the last bit only is the same program.
+    total = _rounded(np.asarray(np.bincount(kind, weights=size), dtype=float))
+    merged = signature[first] / total[:, None]
     return Kinds(
         use=merged.reshape(len(first), *use.shape[1:]),
         zone=zone[first],
         kind=kind.astype(np.int64),
         part=size / total[kind],
     )
+
+
+def _rounded(values: Array) -> Array:
+    """Round to 40 significant bits (12 digits), whatever the magnitude."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(mantissa * 2.0**40) / 2.0**40, exponent)
 
 
 def apart(pool: PoolUse, *, by_zone: bool = False) -> Kinds:

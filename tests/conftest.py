@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from dualpath_model.cluster import Gpu, Node
 
@@ -15,6 +15,7 @@ settings.register_profile(
     "repeatable",
     derandomize=True,
     deadline=None,
+    phases=[Phase.explicit, Phase.generate],  # shrinking a failing LP can take longer than all tests
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("repeatable")

@@ -197,6 +197,20 @@ def test_one_nic_for_both_uses(paper_node: Node) -> None:
     assert snic not in at_zero
 
 
+def test_a_shared_nic_sends_storage_traffic_over_the_host_link(paper_node: Node) -> None:
+    """Long appends, no hits: decode host link read carries m + a + o, here 12,000 tokens a request."""
+    shared = replace(
+        paper_node, snics=0, snic_bytes_per_s=0.0, host_link_bytes_per_s=63e9, dram_bytes_per_s=None
+    )
+    loads = loads_of(pools(shared), from_moments(0, 4000, 4000))
+    read = Key(Pool.DECODE, Resource.HOST_LINK, Direction.READ)
+    per_token = SMALL_LLM.kv_bytes_per_token(KvDtype.FP8)
+    assert_allclose(loads.decode[0].demand.at(0.0)[read], 12_000 * per_token)
+    hits = loads_of(pools(shared), AGENT)
+    write = Key(Pool.PREFILL, Resource.HOST_LINK, Direction.WRITE)
+    assert_allclose(hits.prefill[0].demand.at(0.0)[write], HIT)
+
+
 def test_dram_cache_takes_load_off_the_storage_nic(paper_node: Node) -> None:
     plain = closed_form.solve(*closed_form.of_loads(loads_of(pools(paper_node), AGENT)))
     cached = closed_form.solve(*closed_form.of_loads(loads_of(pools(paper_node), AGENT, 0.5)))
@@ -281,7 +295,9 @@ def test_experts_are_spread_over_as_few_nodes_as_hold_them(paper_node: Node) -> 
         < bigger.resident_weight_bytes(1, degree - 8)
     )
     assert expert_degree(bigger, paper_node, Parallelism(), EFFICIENCIES, 16) == 16
-    assert expert_degree(bigger, paper_node, Parallelism(expert=64), EFFICIENCIES, 16) == 64
+    assert expert_degree(bigger, paper_node, Parallelism(expert=16), EFFICIENCIES, 64) == 16
+    with pytest.raises(InfeasibleError, match="more GPUs than the 16 of the pool"):
+        expert_degree(bigger, paper_node, Parallelism(expert=64), EFFICIENCIES, 16)
 
 
 def test_oracle_is_what_compute_alone_allows(paper_node: Node) -> None:

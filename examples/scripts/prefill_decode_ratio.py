@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from dualpath_model import InfeasibleError, load_scenario
+from dualpath_model import DualPathError, InfeasibleError, load_scenario
 from solvers import plan
 
 mpl.use("Agg")
@@ -28,14 +28,18 @@ def main(scenario_path: str = str(DEFAULT), picture: str = "prefill_decode_ratio
             plans[prefill] = plan(scenario.with_nodes(prefill, nodes - prefill))
         except InfeasibleError as reason:
             print(f"{prefill}P{nodes - prefill}D: {reason}", file=sys.stderr)
-    names = [f"{p}P{nodes - p}D" for p in plans]
+    if not plans:
+        raise InfeasibleError(f"{scenario_path}: no division of {nodes} nodes can serve it")
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     both = [p.throughput_requests_per_s for p in plans.values()]
     basic = [p.throughput_basic_requests_per_s for p in plans.values()]
-    axes.bar(names, both, color="#0072B2", label="dual path")
-    axes.bar(names, basic, color="#999999", width=0.5, label="Basic: prefill nodes read")
-    axes.set(ylabel="requests/s", title=f"{scenario.name}: {nodes} nodes")
-    axes.legend()
+    axes.bar(list(plans), both, color="#0072B2", label="dual path")
+    axes.bar(list(plans), basic, color="#999999", width=0.5, label="Basic: prefill nodes read")
+    shown = list(plans)[:: 1 + len(plans) // 12]  # a label for each division, as long as they fit
+    axes.set_xticks(shown, [f"{p}P\n{nodes - p}D" for p in shown])
+    axes.set(ylabel="requests/s", ylim=(0, 1.2 * max(both)))
+    axes.set_title(f"{scenario.name}: {nodes} nodes", parse_math=False, wrap=True)
+    axes.legend(loc="upper right", ncols=2)
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)
     best = max(plans, key=lambda p: plans[p].throughput_requests_per_s)
@@ -48,4 +52,7 @@ def main(scenario_path: str = str(DEFAULT), picture: str = "prefill_decode_ratio
 
 
 if __name__ == "__main__":
-    print(main(*sys.argv[1:]))
+    try:
+        print(main(*sys.argv[1:]))
+    except DualPathError as error:
+        sys.exit(str(error))

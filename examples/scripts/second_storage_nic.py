@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from dualpath_model import Pool, Scenario, load_scenario
+from dualpath_model import DualPathError, InputError, Pool, Scenario, load_scenario
 from solvers import plan
 
 mpl.use("Agg")
@@ -28,6 +28,8 @@ def with_snics(scenario: Scenario, count: int) -> Scenario:
 
 def main(scenario_path: str = str(DEFAULT), picture: str = "second_storage_nic.png") -> str:
     scenario = load_scenario(scenario_path)
+    if any(node.shares_nic for node in (*scenario.cluster.prefill, *scenario.cluster.decode)):
+        raise InputError(f"{scenario_path}: a node has no storage NIC of its own to add another to")
     counts = [1, 2, 3, 4]
     plans = [plan(with_snics(scenario, count)) for count in counts]
     basic = [p.throughput_basic_requests_per_s for p in plans]
@@ -37,17 +39,21 @@ def main(scenario_path: str = str(DEFAULT), picture: str = "second_storage_nic.p
     axes.plot(counts, both, "o-", color="#0072B2", label="dual path")
     if (oracle := plans[0].throughput_oracle_requests_per_s) is not None:
         axes.axhline(oracle, color="#E69F00", ls="--", label="compute limit")
-    axes.set(xlabel="storage NICs a node", ylabel="requests/s", ylim=(0, None), title=scenario.name)
-    axes.set_xticks(counts)
+    axes.set(xlabel="storage NICs a node", ylabel="requests/s", ylim=(0, None), xticks=counts)
+    axes.set_title(scenario.name, parse_math=False, wrap=True)
     axes.legend()
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)
+    ratios = (basic[1] / basic[0], both[1] / both[0], both[0] / basic[0])
+    gains = [f"{round(ratio - 1, 4) + 0.0:+.0%}" for ratio in ratios]  # never "-0%"
     return (
-        f"a second storage NIC on every node gains {basic[1] / basic[0] - 1:+.0%} under Basic and "
-        f"{both[1] / both[0] - 1:+.0%} with dual path, which itself gains {both[0] / basic[0] - 1:+.0%} "
-        f"with one"
+        f"a second storage NIC on every node gains {gains[0]} under Basic and {gains[1]} with dual "
+        f"path, which itself gains {gains[2]} with one"
     )
 
 
 if __name__ == "__main__":
-    print(main(*sys.argv[1:]))
+    try:
+        print(main(*sys.argv[1:]))
+    except DualPathError as error:
+        sys.exit(str(error))
