@@ -6,6 +6,7 @@ question has no answer, 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,9 +60,11 @@ def plan(
 ) -> None:
     """Say what limits a cluster, how to split the reads, and what that gains."""
     from app.examples import find_scenario
+    from app.files import check_targets
     from dualpath_model.scenario import load_scenario
     from solvers import planner
 
+    check_targets(json, html, picture)
     asked = load_scenario(find_scenario(scenario))
     answer = planner.plan(asked, backend=solver)
     if html is not None:
@@ -72,7 +75,7 @@ def plan(
     if picture is not None:
         from app.picture import draw_plan
 
-        draw_plan(answer, picture)
+        draw_plan(answer, picture, asked)
         _say(f"wrote {picture}")
 
     def show() -> None:
@@ -294,6 +297,13 @@ def main() -> None:
     """Run the command line and turn errors into one sentence and an exit code."""
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # standard output on a full disk, a file that vanishes under our hands
+        _say(
+            f"dualpath: {error.filename or 'output'}: {error.strerror}; check disk and permissions"
+        )
+        os._exit(2)  # the interpreter would fail again while it flushes
     except DualPathError as error:
         _say(f"dualpath: {error}")
         sys.exit(error.exit_code)

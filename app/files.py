@@ -24,12 +24,28 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: the folder {path.parent} cannot be written to; choose another")
 
 
+def check_targets(json: str | None, html: Path | None, picture: Path | None) -> None:
+    """Raise InputError if one of several outputs cannot be written: then none of them is.
+
+    ``json`` "-" is standard output; a picture ends in .png or .svg; no two may be the same file.
+    """
+    targets = [] if json in (None, "-") else [Path(str(json))]
+    targets += [path for path in (html, picture) if path is not None]
+    if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
+        raise InputError(f"{picture}: a picture ends in .png or .svg; rename it")
+    for path in targets:
+        check_writable(path)
+    if len({path.resolve() for path in targets}) < len(targets):
+        raise InputError(f"{targets[-1]} is named for two outputs; give each a file of its own")
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to ``path``: all of it or nothing.
 
     Raises InputError, one sentence, if the place cannot be written to or the disk is full.
     """
     check_writable(path)
+    path = path.resolve()  # a symbolic link stays, its target is written
     data = content.encode() if isinstance(content, str) else content
     try:
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")

@@ -150,7 +150,7 @@ def _utilisation(plan: Plan) -> str:
         "Basic",
         "dual path",
         "requests/s per unit",
-        "1 % more gives",
+        "1 % more on one gives",
     )
     return _table(heads, rows, kinds, text=2)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +20,17 @@ _UNITS = {"gpu": "FLOP/s", "hbm_space": "B"}
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    """Return a console that does not fold tables to 80 columns where nobody looks at a terminal."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(highlight=False, width=width)
+
+
+def _column(table: Table, heading: str, words: Collection[str]) -> None:
+    """Add a column: words to the left and never cut off, numbers to the right."""
+    if heading in words:
+        table.add_column(heading, no_wrap=True)
+    else:
+        table.add_column(heading, justify="right")
 
 
 def _name(name: ResourceName) -> str:
@@ -61,9 +73,11 @@ def _headline(plan: Plan) -> Table:
     table.add_row("read through decode", f"{plan.split:.1%} of the KV bytes (split x)")
     table.add_row(
         "with both paths",
-        f"{best:,.1f} requests/s ({plan.speedup_over_basic:.2f}x Basic, "
-        f"{plan.sessions_per_s:.3g} sessions/s)",
+        f"{best:,.1f} requests/s ({plan.speedup_over_basic:.2f}x Basic"
+        + (")" if plan.sessions_per_s is None else f", {plan.sessions_per_s:.3g} sessions/s)"),
     )
+    if plan.speedup_over_basic < 1.0005:
+        table.add_row("", "any split serves as much; this one leaves the NICs most room")
     table.add_row("then limited by", ", ".join(map(_name, plan.binding)) or _name(plan.bottleneck))
     if plan.throughput_oracle_requests_per_s is not None:
         table.add_row(
@@ -115,9 +129,12 @@ def _class_table(plan: Plan) -> Table:
 
 def _utilisation_table(plan: Plan) -> Table:
     """One line a pool and resource: the fullest node; single nodes are in the JSON."""
-    table = Table(title="Utilisation (fullest node of each pool)", title_justify="left")
+    table = Table(
+        title="Utilisation of the fullest node, and what 1 % more in the whole pool gives",
+        title_justify="left",
+    )
     table.add_column("resource", no_wrap=True)
-    for heading in ("a node has", "Basic", "dual path", "+1 % gives"):
+    for heading in ("a node has", "Basic", "both", "+1 %"):
         table.add_column(heading, justify="right", no_wrap=True)
     grouped: dict[tuple[str, str, str], list[Utilisation]] = {}
     for row in plan.utilisation:
@@ -148,13 +165,15 @@ def _upgrade_table(plan: Plan) -> Table:
 
 def _neighbour_table(plan: Plan) -> Table:
     table = Table(title="Neighbouring P/D ratios", title_justify="left")
+    reasons: dict[str, None] = {}
     for heading in ("P", "D", "split", "requests/s", "a node", "over Basic", "limited by"):
         table.add_column(heading, justify="left" if heading == "limited by" else "right")
     for row in plan.neighbours:
         here = (row.prefill_nodes, row.decode_nodes) == (plan.prefill_nodes, plan.decode_nodes)
         style = "bold" if here else None
         if row.bottleneck is None:
-            cells = ["-", "-", "-", "-", escape(row.reason or "")]
+            reasons[row.reason or ""] = None
+            cells = ["-", "-", "-", "-", "cannot serve, see below"]
         else:
             cells = [
                 f"{row.split:.1%}",
@@ -164,6 +183,9 @@ def _neighbour_table(plan: Plan) -> Table:
                 _name(row.bottleneck),
             ]
         table.add_row(str(row.prefill_nodes), str(row.decode_nodes), *cells, style=style)
+    if reasons:
+        table.caption = "; ".join(map(escape, reasons))
+        table.caption_justify = "left"
     return table
 
 
@@ -237,8 +259,8 @@ def _figure(value: float) -> str:
 def show_llms(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print ``dualpath llm list``."""
     table = Table()
-    for heading in ("LLM", "attention", "parameters", "active", "KV", "KV bytes/token", "context"):
-        table.add_column(heading, justify="left" if heading in ("LLM", "attention") else "right")
+    for heading in ("LLM", "attention", "params", "active", "KV", "KV bytes/token", "context"):
+        _column(table, heading, ("LLM", "attention"))
     for name, llm in found.items():
         table.add_row(
             name,
@@ -256,7 +278,7 @@ def show_nodes(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print ``dualpath node list``."""
     table = Table()
     for heading in ("node", "GPUs", "compute NICs", "storage NICs", "host link", "DRAM", "USD/h"):
-        table.add_column(heading, justify="left" if heading in ("node", "GPUs") else "right")
+        _column(table, heading, ("node",))
     for name, node in found.items():
         link, dram = node["host_link_bytes_per_s"], node["dram_bytes_per_s"]
         price = node["price_usd_per_hour"]

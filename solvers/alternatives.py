@@ -160,38 +160,38 @@ def neighbours(scenario: Scenario) -> tuple[Neighbour, ...]:
 
 
 def upgrades(scenario: Scenario, throughput: float) -> tuple[Upgrade, ...]:
-    """One more unit of each resource: a NIC on each node, memory bandwidth, a node."""
+    """Return what one more unit of each resource gives that can run out here, best first.
 
-    def scaled(pool: Pool, change: Callable[[Node], Node]) -> Scenario:
-        return scenario.with_each_node(pool, change)
-
-    options: list[tuple[str, Scenario]] = []
-    for pool in (Pool.PREFILL, Pool.DECODE):
-        nodes = scenario.cluster.nodes(pool)
-        if not any(node.shares_nic for node in nodes):
-            options.append((f"one more storage NIC on each {pool} node", scaled(pool, _add_snic)))
-        options.append((f"one more compute NIC on each {pool} node", scaled(pool, _add_cnic)))
-        if all(node.dram_bytes_per_s for node in nodes):
-            options.append(
-                (f"10 % more DRAM bandwidth on each {pool} node", scaled(pool, _faster_dram))
-            )
-    options.append(("10 % more FLOP/s on each prefill node", scaled(Pool.PREFILL, _faster_gpu)))
-    options.append(
-        ("10 % more HBM bandwidth on each decode node", scaled(Pool.DECODE, _faster_hbm))
-    )
-    prefill, decode = len(scenario.cluster.prefill), len(scenario.cluster.decode)
-    options.append(("one more prefill node", scenario.with_nodes(prefill + 1, decode)))
-    options.append(("one more decode node", scenario.with_nodes(prefill, decode + 1)))
+    NICs and nodes come one at a time, rates and sizes by 10 %.
+    """
     found = []
-    for change, changed in options:
+    for change, changed in _options(scenario):
         rate = _quick(changed).throughput
         gain = rate / throughput - 1.0
         found.append(Upgrade(change, rate, gain if abs(gain) > 1e-9 else 0.0))
     return tuple(sorted(found, key=lambda upgrade: -upgrade.gain))
 
 
+def _options(scenario: Scenario) -> Iterable[tuple[str, Scenario]]:
+    loads = scenario.loads()
+    for pool in (Pool.PREFILL, Pool.DECODE):
+        there = {key.resource for group in loads.groups(pool) for key in group.capacity}
+        for resource, (what, change) in _NODE_CHANGES.items():
+            if resource in there:
+                yield f"{what} on each {pool} node", scenario.with_each_node(pool, change)
+    cluster = scenario.cluster
+    for field, what in _SHARED_CHANGES.items():
+        rate = getattr(cluster, field)
+        if rate is not None and any(key in loads.shared_capacity for key in cluster.capacity()):
+            more = {field: 1.1 * rate}
+            yield f"10 % more {what}", scenario.on(replace(cluster, **more))
+    prefill, decode = len(cluster.prefill), len(cluster.decode)
+    yield "one more prefill node", scenario.with_nodes(prefill + 1, decode)
+    yield "one more decode node", scenario.with_nodes(prefill, decode + 1)
+
+
 def _add_snic(node: Node) -> Node:
-    return replace(node, snics=node.snics + 1)
+    return replace(node, snics=node.snics + 1) if node.snics else node
 
 
 def _add_cnic(node: Node) -> Node:
@@ -199,7 +199,13 @@ def _add_cnic(node: Node) -> Node:
 
 
 def _faster_dram(node: Node) -> Node:
-    return replace(node, dram_bytes_per_s=1.1 * (node.dram_bytes_per_s or 0.0))
+    rate = node.dram_bytes_per_s
+    return replace(node, dram_bytes_per_s=None if rate is None else 1.1 * rate)
+
+
+def _faster_link(node: Node) -> Node:
+    rate = node.host_link_bytes_per_s
+    return replace(node, host_link_bytes_per_s=None if rate is None else 1.1 * rate)
 
 
 def _faster_gpu(node: Node) -> Node:
@@ -211,3 +217,23 @@ def _faster_gpu(node: Node) -> Node:
 
 def _faster_hbm(node: Node) -> Node:
     return replace(node, gpu=replace(node.gpu, hbm_bytes_per_s=1.1 * node.gpu.hbm_bytes_per_s))
+
+
+def _larger_hbm(node: Node) -> Node:
+    return replace(node, gpu=replace(node.gpu, hbm_bytes=1.1 * node.gpu.hbm_bytes))
+
+
+_NODE_CHANGES: dict[Resource, tuple[str, Callable[[Node], Node]]] = {
+    Resource.SNIC: ("one more storage NIC", _add_snic),
+    Resource.CNIC: ("one more compute NIC", _add_cnic),
+    Resource.DRAM: ("10 % more DRAM bandwidth", _faster_dram),
+    Resource.HOST_LINK: ("10 % more host link", _faster_link),
+    Resource.GPU: ("10 % more FLOP/s", _faster_gpu),
+    Resource.HBM: ("10 % more HBM bandwidth", _faster_hbm),
+    Resource.HBM_SPACE: ("10 % more HBM", _larger_hbm),
+}
+_SHARED_CHANGES = {
+    "storage_read_bytes_per_s": "read rate of the storage service",
+    "storage_write_bytes_per_s": "write rate of the storage service",
+    "fabric_bytes_per_s": "fabric between the pools",
+}

@@ -27,7 +27,7 @@ class Certificate:
     @property
     def holds(self) -> bool:
         """Whether all three are within 1e-6: then the answer is optimal, whatever the solver did."""
-        return max(self.primal, self.dual, self.gap) <= TOLERANCE
+        return all(part <= TOLERANCE for part in (self.primal, self.dual, self.gap))  # nan: no
 
 
 def certify(form: Form, raw: Raw) -> Certificate:

@@ -153,7 +153,8 @@ class Plan:
     """None: nothing but KV movement limits."""
     speedup_over_basic: float
     fraction_of_oracle: float | None
-    sessions_per_s: float
+    sessions_per_s: float | None
+    """None where the workload has single requests, not sessions."""
     bottleneck_free: BottleneckFreeRange
     payload_bytes: dict[str, float]
     flows: tuple[NodeFlow, ...]
@@ -257,7 +258,9 @@ def _classes(
     )
 
 
-def _sessions_per_s(scenario: Scenario, best: linear.LinearSolution) -> float:
+def _sessions_per_s(scenario: Scenario, best: linear.LinearSolution) -> float | None:
+    if all(c.workload.turns == c.workload.session_count for c in scenario.classes):
+        return None
     turns = [c.workload.turns / c.workload.session_count for c in scenario.classes]
     return float(sum(rate / per for rate, per in zip(best.class_rates, turns, strict=True)))
 
@@ -329,6 +332,9 @@ def _bottleneck_free(scenario: Scenario) -> BottleneckFreeRange:
         return BottleneckFreeRange(None, None, ratio, None, reason, ())
     if cluster.prefill[0].shares_nic or cluster.decode[0].shares_nic:
         reason = "a pool has no storage NIC of its own, so there is none to saturate"
+        return BottleneckFreeRange(None, None, ratio, None, reason, ())
+    if not scenario.means.payloads[Payload.HIT]:
+        reason = "no hits are read from storage, so nothing saturates its NICs"
         return BottleneckFreeRange(None, None, ratio, None, reason, ())
     found = closed_form.bottleneck_free(
         scenario.serving.table,

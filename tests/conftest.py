@@ -15,7 +15,10 @@ settings.register_profile(
     "repeatable",
     derandomize=True,
     deadline=None,
-    phases=[Phase.explicit, Phase.generate],  # shrinking a failing LP can take longer than all tests
+    phases=[
+        Phase.explicit,
+        Phase.generate,
+    ],  # shrinking a failing LP can take longer than all tests
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("repeatable")

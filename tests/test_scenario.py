@@ -149,10 +149,16 @@ MISTAKES = [
     ("slo: {tpto: 50 ms}\n", r":8: slo.tpto: unknown field; did you mean 'tpot'\?"),
     ("efficiencies: {snic: 1.5}\n", r":8: efficiencies.snic: 1.5 is not allowed; .* equal to 1"),
     ("kv_dtype: fp4\n", r":8: kv_dtype: 'fp4' is not allowed"),
-    ("parallelism: {prefill: {tensor: 16}}\n", r":8: parallelism.prefill.tensor: 16 does not divide the 8 GPUs"),
+    (
+        "parallelism: {prefill: {tensor: 16}}\n",
+        r":8: parallelism.prefill.tensor: 16 does not divide the 8 GPUs",
+    ),
     ("scheduler: {alpha: 3}\n", r":8: scheduler.alpha: 3 has no unit"),
     ("dram_cache: {hit_share: 2}\n", r":8: dram_cache.hit_share: 2 is not allowed"),
-    ("parallelism: {decode: {expert: 64}}\n", r":8: parallelism.decode.expert: 64 is more than the 32"),
+    (
+        "parallelism: {decode: {expert: 64}}\n",
+        r":8: parallelism.decode.expert: 64 is more than the 32",
+    ),
     ("limits: []\n", r":8: limits: \[\] is not allowed"),
     ("limits: [nic]\n", r":8: limits.0: 'nic' is not allowed"),
     ("traffic: off\n", r":8: traffic: False is not allowed; a mapping of its fields"),

@@ -122,12 +122,13 @@ def open_trace(
         raise InputError(f"{path}: this is not a file that can be read as a trace; name a file")
     try:
         raw = path.open("rb")
+        magic = raw.peek(2)[:2]  # a disk that cannot be read says so here
     except OSError as error:
         raise _unreadable(path, error) from None
     with raw:
         size = path.stat().st_size
         stream: BinaryIO = raw
-        if raw.peek(2)[:2] == _GZIP_MAGIC:
+        if magic == _GZIP_MAGIC:
             if size * _MOST_INFLATION > max_inflated_bytes:
                 _refuse_bomb(path, max_inflated_bytes)
             stream = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]
