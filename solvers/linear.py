@@ -151,7 +151,9 @@ class CapacityProgram:
         take = merge if merged and objective is not Objective.LEAST_COST else apart
         self._kinds = tuple(take(pool, by_zone=locality) for pool in self.problem.pools())
         price = None if prices is None else (np.array(prices[0]), np.array(prices[1]))
-        self._price_unit = 1.0 if price is None else float(max(price[0].max(), price[1].max()))
+        self._price_unit = 1.0
+        if price is not None:
+            self._price_unit = float(max(price[0].max(), price[1].max())) or 1.0
         self.form = build(
             self.problem,
             self._pair(),
@@ -180,7 +182,10 @@ class CapacityProgram:
         problem = self.problem
         if self._objective is Objective.MOST_REQUESTS:
             if np.isnan(problem.share).all():
-                raise InputError("no class has a share, so none can grow; give shares, or minimise")
+                raise InputError(
+                    "no class has a share, so none can grow; give one a share, or choose the objective "
+                    "'least peak' or 'least cost'"
+                )
             return
         without = [n for n, rate in zip(problem.names, problem.rate, strict=True) if np.isnan(rate)]
         if without:
@@ -219,7 +224,11 @@ class CapacityProgram:
 
     def read_back(self, raw: matrix.Raw, x: Array, *, ranges: bool = False) -> LinearSolution:
         """Turn an answer into flows, rows and a certificate. Raises SolverError if that fails."""
-        certificate = certify(self._now(), raw)
+        form = self._now()
+        final = replace(
+            raw, x=x, cost=float(form.cost @ x)
+        )  # the flows returned, not the first ones
+        certificate = certify(form, final)
         if not certificate.holds:
             raise SolverError(
                 f"the {self._backend} solver's answer does not prove itself (primal "
@@ -237,9 +246,13 @@ class CapacityProgram:
         Raises InputError if the node is merged with others (build with ``merged=False``), unknown, or
         the factor is not positive. Only for MOST_REQUESTS.
         """
+        if self._objective is not Objective.MOST_REQUESTS:
+            raise InputError(
+                f"capacities cannot be changed under '{self._objective}'; build the program again"
+            )
         rows = self._row_index()
         for (pool, node, key), factor in factors.items():
-            if not factor > 0:
+            if not 0 < factor < np.inf:
                 raise InputError(
                     f"the factor {factor} of {key} is not allowed; give one above zero"
                 )
@@ -296,13 +309,15 @@ class CapacityProgram:
             if self._highs is None:
                 self._highs = matrix.Highs(self._now())
             return self._highs.solve()
-        return reference.solve(
-            self.problem,
-            self._pair(),
-            self.form,
-            "cbc" if self._backend == "cbc" else "highs",
-            locality=self._locality,
+        solver: reference.Solver = "cbc" if self._backend == "cbc" else "highs"
+        raw = reference.solve(
+            self.problem, self._pair(), self.form, solver, locality=self._locality
         )
+        if raw.status == "missing":
+            raise SolverError(
+                f"the {solver} solver cannot be run here; use --solver matrix or highs"
+            )
+        return raw
 
     def _among_best(self, form: Form, raw: matrix.Raw) -> Array:
         """Return, of all optima, one whose unpriced, split-dependent capacities peak lowest."""

@@ -92,6 +92,13 @@ def from_classes(
     a capacity of zero, or a problem too large for the memory.
     """
     _check_requirements(classes)
+    if zones is not None:
+        for pool, zone in zip(POOLS, zones, strict=True):
+            count = sum(group.count for group in classes[0].loads.groups(pool))
+            if len(zone) != count:
+                raise InputError(
+                    f"{len(zone)} zones are given for {count} {pool} nodes; give each node its zone"
+                )
     names = tuple(c.name for c in classes)
     pools = [
         _pool_use(names, [[_group(g) for g in c.loads.groups(pool)] for c in classes], zone)
@@ -174,9 +181,9 @@ def _check_requirements(classes: Sequence[TrafficClass]) -> None:
                 f"class '{c.name}': {field} {amount} is not allowed; it must be finite and above zero"
             )
     shares = [c.share for c in classes if c.share is not None]
-    if shares and abs(sum(shares) - 1.0) > 1e-9:
+    if shares and abs(sum(shares) - 1.0) > 1e-6:
         raise InputError(
-            f"the shares of the classes sum to {sum(shares):g}; they must sum to 1: scale them"
+            f"the shares of the classes sum to {sum(shares):.7g}; they must sum to 1: scale them"
         )
 
 

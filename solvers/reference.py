@@ -38,7 +38,7 @@ def solve(
         for offset, (g, k, path) in enumerate(columns):
             most = form.most[start + offset]
             flow[-1][g, k, path] = model.add_variable(
-                f"{pool}{g}_{problem.names[k]}_{path}".replace(" ", "_"),
+                f"{pool}{g}_class{k}_path{path}",
                 lowBound=0.0,
                 upBound=None if np.isinf(most) else float(most),
             )
@@ -115,14 +115,20 @@ def _run(model: Any, solver: Solver, form: Form, columns: list[Any], rows: list[
     """Solve and return the answer in the form's order and scale."""
     import pulp
 
-    if solver == "cbc":
-        # The CBC that PuLP ships; pulp[cbc] would bring another one of 600 MB.
-        tight = ["primalTolerance 1e-10", "dualTolerance 1e-10"]  # its own 1e-7 shows in the answer
-        path = pulp.PULP_CBC_CMD.pulp_cbc_path
-        model.solve(pulp.COIN_CMD(msg=False, path=path, options=tight))
-    else:
-        silence_highs()
-        model.solve(pulp.HiGHS(msg=False, threads=1))
+    try:
+        if solver == "cbc":
+            # The CBC that PuLP ships; pulp[cbc] would bring another one of 600 MB.
+            tight = [
+                "primalTolerance 1e-10",
+                "dualTolerance 1e-10",
+            ]  # its own 1e-7 shows in the answer
+            path = pulp.PULP_CBC_CMD.pulp_cbc_path
+            model.solve(pulp.COIN_CMD(msg=False, path=path, options=tight))
+        else:
+            silence_highs()
+            model.solve(pulp.HiGHS(msg=False, threads=1))
+    except pulp.PulpSolverError:
+        return Raw("missing", np.nan, np.zeros(len(columns)), np.zeros(len(rows)))
     status = {"Optimal": "optimal", "Infeasible": "infeasible", "Unbounded": "unbounded"}
     word = status.get(pulp.LpStatus[model.status], pulp.LpStatus[model.status])
     x = np.array([variable.value() or 0.0 for variable in columns])

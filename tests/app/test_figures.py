@@ -165,16 +165,16 @@ def test_basic_reads_what_its_own_mix_reads() -> None:
 def test_streams_equal_the_demand_of_the_fabric(case: Case) -> None:
     """Hand-off and layers between the pools, with cached hits and without miss traffic alike."""
     plan, scenario = case
-    if len(plan.classes) > 1:
-        pytest.skip("one demand a class: the sum is tested by the storage reads")
-    demand = scenario.loads().shared_demand.at(plan.split)
+    want: Counter[Key] = Counter()
+    for loads, part in zip(scenario.class_loads(), plan.classes, strict=True):
+        for key, amount in loads.shared_demand.at(part.split).items():
+            want[key] += float(amount) * part.requests_per_s
     found = view.streams(plan, scenario)
-    for key, amount in demand.items():
+    for key, amount in want.items():
         if key.resource is Resource.FABRIC:
             ends = ("prefill", "decode")
             stream = found[ends if key.direction is Direction.TO_DECODE else ends[::-1]]
-            want = float(amount) * plan.throughput_requests_per_s
-            assert_allclose(stream.bytes_per_s, want, rtol=1e-6)
+            assert_allclose(stream.bytes_per_s, amount, rtol=1e-6)
 
 
 def test_tensor_parallel_copies_count(paper: Case) -> None:

@@ -364,6 +364,59 @@ def test_bad_requirements(paper_node: Node) -> None:
         linear.solve_classes([b], objective=Objective.LEAST_COST)
 
 
+def test_the_certificate_is_of_the_flows_returned(paper_node: Node) -> None:
+    """Wrong flows, wrong prices and nan: none of them passes for an optimum."""
+    _, loads = uneven(paper_node)
+    program = linear.CapacityProgram(loads)
+    raw, x = program.optimum()
+    assert program.read_back(raw, x).certificate.holds
+    for wrong in (1.01 * x, 0.99 * x, np.full_like(x, np.nan)):
+        with pytest.raises(linear.SolverError, match="does not prove itself"):
+            program.read_back(raw, wrong)
+    with pytest.raises(linear.SolverError, match="does not prove itself"):
+        program.read_back(replace(raw, row_dual=0.9 * raw.row_dual), x)
+
+
+def test_all_prices_zero_cost_nothing(paper_node: Node) -> None:
+    _, loads = uneven(paper_node)
+    at_rate = [TrafficClass("all", loads, rate=1.0)]
+    prices = ([0.0] * 2, [0.0] * 3)
+    found = linear.solve_classes(at_rate, objective=Objective.LEAST_COST, prices=prices)
+    assert found.value == 0.0
+
+
+def test_capacities_of_other_objectives_cannot_be_changed(paper_node: Node) -> None:
+    _, loads = uneven(paper_node)
+    problem = from_classes([TrafficClass("all", loads, rate=1.0)])
+    program = linear.CapacityProgram(problem, objective=Objective.LEAST_PEAK, merged=False)
+    key = Key(Pool.PREFILL, Resource.SNIC, Direction.IN)
+    with pytest.raises(InputError, match="build the program again"):
+        program.change_capacity({(Pool.PREFILL, 0, key): 2.0})
+
+
+def test_names_that_look_alike_are_kept_apart(paper_node: Node) -> None:
+    a, b = two_classes(paper_node, 5.0)
+    classes = [replace(a, name="a b"), replace(b, name="a_b")]
+    assert_allclose(
+        linear.solve_classes(classes, backend="cbc").value,
+        linear.solve_classes(classes, backend="matrix").value,
+        rtol=1e-6,
+    )
+
+
+def test_a_solver_that_is_not_there(paper_node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pulp
+
+    monkeypatch.setattr(pulp.PULP_CBC_CMD, "pulp_cbc_path", "/nonexistent/cbc")
+    with pytest.raises(linear.SolverError, match="the cbc solver cannot be run here"):
+        linear.solve(uneven(paper_node)[1], backend="cbc")
+
+
+def test_zones_for_every_node(paper_node: Node) -> None:
+    with pytest.raises(InputError, match="2 zones are given for 4 decode nodes"):
+        linear.solve_classes(two_classes(paper_node, 1.0), zones=([0, 0], [0, 1]))
+
+
 def test_a_zero_capacity_is_refused(paper_node: Node) -> None:
     dead = replace(paper_node, cnic_bytes_per_s=0.0)
     loads = loads_of(Cluster((paper_node,), (paper_node, dead)), from_moments(1000, 100, 10))
