@@ -19,6 +19,9 @@ def assignment(
 ) -> dict[str, Any]:
     """Return the optimal assignment as JSON-ready data; SI, requests/s.
 
+    ``holds_from`` and ``holds_to`` bound the capacity (of all nodes of a kind alike) for which a dual
+    value is exact; None is no bound. They are computed for "most requests" only (``ranges_computed``).
+
     Raises InputError for rates or prices that the objective needs and the scenario lacks,
     InfeasibleError if required rates cannot be met.
     """
@@ -79,6 +82,7 @@ def assignment(
         "binding": [
             {"node": row.node, **asdict(alternatives.name_of(row.key))} for row in found.binding
         ],
+        "ranges_computed": best is Objective.MOST_REQUESTS,
         "certificate": asdict(found.certificate),
     }
 

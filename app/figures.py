@@ -234,7 +234,9 @@ def ratio_axis(plan: Plan) -> Any:
     figure.update_xaxes(
         type="log",
         range=[math.log10(low), math.log10(high)],
-        title="prefill nodes per decode node (P/D)",
+        tickvals=[a * 10.0**e for e in range(-4, 5) for a in (1, 2, 5)],
+        ticktext=[f"{a * 10.0**e:g}" for e in range(-4, 5) for a in (1, 2, 5)],
+        title="prefill nodes per decode node (P/D, log scale)",
     )
     figure.update_yaxes(automargin=True, visible=bool(bounds))
     return _layout(

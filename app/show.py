@@ -130,7 +130,7 @@ def _class_table(plan: Plan) -> Table:
 def _utilisation_table(plan: Plan) -> Table:
     """One line a pool and resource: the fullest node; single nodes are in the JSON."""
     table = Table(
-        title="Utilisation of the fullest node, and what 1 % more in the whole pool gives",
+        title="Utilisation (fullest node), and what 1 % more in the pool gives",
         title_justify="left",
     )
     table.add_column("resource", no_wrap=True)
@@ -354,11 +354,12 @@ def show_assignment(found: Mapping[str, Any]) -> None:
     console.print(table)
     table = Table(title="Capacities with a price", title_justify="left")
     table.add_column("capacity", no_wrap=True)
-    for heading in ("has", "used", "1 % more gives", "price holds"):
+    ranges = ("price holds",) if found["ranges_computed"] else ()
+    for heading in ("has", "used", "1 % more gives", *ranges):
         table.add_column(heading, justify="right")
     for row in found["capacities"]:
         gain = 0.01 * row["dual_value"] * row["capacity"]
-        if abs(gain) <= 1e-9 * found["value"]:
+        if abs(gain) <= 1e-9 * max(abs(found["value"]), 1e-300):
             continue
         unit = _UNITS.get(row["resource"], "B/s")
         ends = [row["holds_from"], row["holds_to"]]
@@ -369,7 +370,7 @@ def show_assignment(found: Mapping[str, Any]) -> None:
             _si(row["capacity"], unit),
             f"{row['utilisation']:.1%}",
             f"{gain:+,.3g} {found['unit']}",
-            holds,
+            *([holds] if ranges else []),
         )
     console.print(table)
     proof = found["certificate"]

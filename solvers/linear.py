@@ -218,6 +218,8 @@ class CapacityProgram:
         raw = self._first()
         if raw.status != "optimal":
             raise self._without_answer(raw.status)
+        if self._objective is Objective.LEAST_PEAK and raw.cost > 1.0 + _PRICED:
+            raise self._without_answer("infeasible")
         if not tie_break:
             return raw, raw.x
         return raw, self._among_best(self._now(), raw)

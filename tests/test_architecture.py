@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -73,6 +74,17 @@ def test_links_in_documents_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_readme_shows_what_the_command_prints() -> None:
+    command = [sys.executable, "-m", "app.cli", "plan", "deepseek-660b-2p4d"]
+    wide = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=wide, cwd=ROOT)
+    shown = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    for line in shown[1].strip().splitlines():
+        assert line in printed
 
 
 def test_one_version() -> None:

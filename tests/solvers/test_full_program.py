@@ -325,6 +325,16 @@ def test_rates_that_cannot_be_met_are_explained(paper_node: Node) -> None:
     assert "allows 50.0% of it" in message
 
 
+@pytest.mark.parametrize("objective", [Objective.LEAST_PEAK, Objective.LEAST_COST])
+def test_impossible_rates_are_no_answer_under_any_objective(
+    paper_node: Node, objective: Objective
+) -> None:
+    _, loads = uneven(paper_node)
+    at_rate = [TrafficClass("all", loads, rate=2.0 * linear.solve(loads).value)]
+    with pytest.raises(InfeasibleError, match="the cluster cannot serve"):
+        linear.solve_classes(at_rate, objective=objective, prices=([1.0] * 2, [1.0] * 3))
+
+
 def test_a_conflict_of_two_rates_names_both(paper_node: Node) -> None:
     """Each rate alone is possible, both together are not: storage reads of one and of the other."""
     cluster = Cluster((paper_node,) * 2, (paper_node,) * 4)
