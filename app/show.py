@@ -30,7 +30,7 @@ def _column(table: Table, heading: str, words: Collection[str]) -> None:
     if heading in words:
         table.add_column(heading, no_wrap=True)
     else:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
 
 
 def _name(name: ResourceName) -> str:
@@ -258,15 +258,15 @@ def _figure(value: float) -> str:
 
 def show_llms(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print ``dualpath llm list``."""
-    table = Table()
-    for heading in ("LLM", "attention", "params", "active", "KV", "KV bytes/token", "context"):
-        _column(table, heading, ("LLM", "attention"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("LLM", "attention", "params", "active", "KV", "bytes/token", "context"):
+        _column(table, heading, ("LLM", "attention", "KV"))
     for name, llm in found.items():
         table.add_row(
             name,
             llm["attention"],
-            f"{llm['total_params'] / 1e9:,.1f} B",
-            f"{llm['active_params'] / 1e9:,.1f} B",
+            f"{llm['total_params'] / 1e9:,.0f}B",
+            f"{llm['active_params'] / 1e9:,.1f}B",
             llm["kv_dtype"],
             show(llm["kv_bytes_per_token"], Dimension.BYTES, 4),
             f"{llm['max_context_tokens']:,}",
@@ -276,15 +276,15 @@ def show_llms(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 def show_nodes(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print ``dualpath node list``."""
-    table = Table()
-    for heading in ("node", "GPUs", "compute NICs", "storage NICs", "host link", "DRAM", "USD/h"):
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("node", "GPUs", "CNICs", "SNICs", "host link", "DRAM", "USD/h"):
         _column(table, heading, ("node",))
     for name, node in found.items():
         link, dram = node["host_link_bytes_per_s"], node["dram_bytes_per_s"]
         price = node["price_usd_per_hour"]
         table.add_row(
             name,
-            f"{node['gpus']} x {node['gpu']}",
+            f"{node['gpus']} x {node['gpu'].removesuffix('-sxm')}",
             show(node["compute_bytes_per_s"], _RATE),
             "shared" if node["shares_nic"] else show(node["storage_bytes_per_s"], _RATE),
             "" if link is None else show(link, _RATE),
