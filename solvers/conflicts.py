@@ -34,7 +34,7 @@ def explain(problem: Problem, kinds: tuple[Kinds, Kinds], locality: bool) -> str
         high[: form.capacities][~kept] = np.inf
         others = [form.rate_rows + k for k in range(problem.classes) if k not in classes]
         low[others] = high[others] = 0.0
-        return Highs(replace(form, low=low, high=high)).solve().cost
+        return Highs(replace(form, low=low, high=high)).solve().cost * form.level
 
     keys = _smallest(sorted(set(names), key=str), lambda chosen: peak(fixed, chosen))
     classes = _smallest(fixed, lambda chosen: peak(chosen, keys))

@@ -61,7 +61,9 @@ class Form:
     mix: int | None
     rate_rows: int
     row_height: Array
-    """What each row was divided by: 1 for capacities, the largest entry for the others."""
+    """What each row was divided by: ``level`` for capacities, the largest entry for the others."""
+    level: float = 1.0
+    """Utilisation that the fixed rates are about to cause: what a peak is counted in."""
 
     @property
     def capacities(self) -> int:
@@ -121,11 +123,13 @@ def build(
     mixed = np.flatnonzero(~np.isnan(problem.share))
     mix = sum(flows) if mixed.size else None
     _rate_rows(rows, problem, mixed, flows)
-    unit = _units(problem, kinds, flows, mixed)
+    unit, level = _units(problem, kinds, flows, mixed)
+    if objective is Objective.MOST_REQUESTS:
+        level = 1.0
     matrix, low, high = rows.matrix(len(unit))
     matrix = matrix @ sparse.diags(unit)
     capacities = len(described["pool"])
-    height = np.ones(matrix.shape[0])
+    height = np.full(matrix.shape[0], level)
     largest = abs(matrix).max(axis=1).toarray().ravel()
     height[capacities:] = np.where(largest[capacities:] > 0, largest[capacities:], 1.0)
     most = np.full(len(unit), np.inf)
@@ -138,6 +142,7 @@ def build(
         matrix=sparse.csr_matrix(sparse.diags(1.0 / height) @ matrix),
         low=low / height,
         high=high / height,
+        level=level,
         cost=cost,
         most=most,
         unit=unit,
@@ -234,8 +239,11 @@ def _rate_rows(rows: _Rows, problem: Problem, mixed: Index, flows: tuple[int, in
 
 def _units(
     problem: Problem, kinds: tuple[Kinds, Kinds], flows: tuple[int, int], mixed: Index
-) -> Array:
-    """Return each column's unit in requests/s: what it could be, were it alone."""
+) -> tuple[Array, float]:
+    """Return each column's unit in requests/s, and the utilisation that fixed rates are about to cause.
+
+    A unit is what the flow could be, were it alone, and at most what its class may have.
+    """
     shared = problem.shared.use[0].max(axis=0, initial=0.0)  # (classes, paths)
     alone = []
     for pool in kinds:
@@ -245,11 +253,19 @@ def _units(
     for where, rate in enumerate(alone):
         most = np.minimum(rate, alone[1 - where].sum(axis=0))
         limited.append(np.where(np.isfinite(most), most, 1.0).ravel())
-    unit = np.concatenate(limited)
-    if not mixed.size:
-        return unit
     reach = limited[0].reshape(-1, problem.classes, PATHS).max(axis=2).sum(axis=0)
-    return np.append(unit, np.min(reach[mixed] / problem.share[mixed]))
+    most_of_class = np.where(np.isnan(problem.rate), np.inf, problem.rate)
+    level = float(np.max(np.where(np.isfinite(most_of_class), most_of_class, 0.0) / reach)) or 1.0
+    mix = np.zeros(0)
+    if mixed.size:
+        mix = np.array([np.min(reach[mixed] / problem.share[mixed])])
+        most_of_class[mixed] = problem.share[mixed] * mix
+    most_of_class[most_of_class == 0.0] = 1.0
+    capped = [
+        np.minimum(part.reshape(-1, problem.classes, PATHS), most_of_class[:, None]).ravel()
+        for part in limited
+    ]
+    return np.concatenate((*capped, mix)), level
 
 
 def with_peak(form: Form, rows: Mask, *, best: float | None = None) -> Form:
@@ -259,7 +275,7 @@ def with_peak(form: Form, rows: Mask, *, best: float | None = None) -> Form:
     """
     count, columns = form.matrix.shape
     peak = np.zeros(count)
-    peak[: form.capacities][rows] = -form.high[: form.capacities][rows]
+    peak[: form.capacities][rows] = -form.high[: form.capacities][rows] * form.level
     blocks = [[form.matrix, sparse.csr_matrix(peak[:, None])]]
     low, high = form.low, np.where(peak < 0, 0.0, form.high)
     if best is not None:
@@ -273,7 +289,7 @@ def with_peak(form: Form, rows: Mask, *, best: float | None = None) -> Form:
         high=high,
         cost=np.append(np.zeros(columns), 1.0),
         most=np.append(form.most, np.inf),
-        unit=np.append(form.unit, 1.0),
+        unit=np.append(form.unit, form.level),
     )
 
 
@@ -293,6 +309,6 @@ def _with_cost(form: Form, kinds: tuple[Kinds, Kinds], prices: tuple[Array, Arra
         matrix=sparse.csr_matrix(sparse.hstack([form.matrix, used])),
         high=high,
         cost=np.append(np.zeros(form.matrix.shape[1]), price / scale),
-        most=np.append(form.most, np.ones(len(price))),
-        unit=np.append(form.unit, np.ones(len(price))),
+        most=np.append(form.most, np.full(len(price), 1.0 / form.level)),
+        unit=np.append(form.unit, np.full(len(price), form.level)),
     )

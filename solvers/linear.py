@@ -218,7 +218,7 @@ class CapacityProgram:
         raw = self._first()
         if raw.status != "optimal":
             raise self._without_answer(raw.status)
-        if self._objective is Objective.LEAST_PEAK and raw.cost > 1.0 + _PRICED:
+        if self._objective is Objective.LEAST_PEAK and raw.cost * self.form.level > 1.0 + _PRICED:
             raise self._without_answer("infeasible")
         if not tie_break:
             return raw, raw.x
@@ -377,7 +377,7 @@ class CapacityProgram:
     ) -> tuple[Row, ...]:
         """Spread each kind's rows over its nodes: a node has its part of the kind's price."""
         form = self.form
-        price = -raw.row_dual[: form.capacities] * self._value_unit()
+        price = -raw.row_dual[: form.capacities] * self._value_unit() / form.level
         pools: tuple[PoolUse, ...] = (*self.problem.pools(), self.problem.shared)
         whole = flows[0].sum(axis=0, keepdims=True)
         found: list[Row] = []
@@ -419,7 +419,7 @@ class CapacityProgram:
     def _value_unit(self) -> float:
         if self._objective is Objective.MOST_REQUESTS:
             return float(self.form.unit[self.form.mix]) if self.form.mix is not None else 0.0
-        return self._price_unit if self._objective is Objective.LEAST_COST else 1.0
+        return self.form.level * self._price_unit
 
     def _without_answer(self, status: str) -> DualPathError:
         """Say in words why there is no optimum."""

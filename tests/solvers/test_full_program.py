@@ -494,6 +494,33 @@ def _times(group, factor):  # type: ignore[no-untyped-def]
     return replace(group, capacity={key: rate * factor for key, rate in group.capacity.items()})
 
 
+@pytest.mark.parametrize("rate", [1e-12, 1e-6, 1.0])
+def test_any_rate_is_served(paper_node: Node, rate: float) -> None:
+    """A required rate however small is served to 1e-6, and its peak and cost go with it."""
+    _, loads = uneven(paper_node)
+    fixed = [TrafficClass("small", loads, rate=rate)]
+    mixed = linear.solve_classes([TrafficClass("rest", loads, share=1.0), *fixed])
+    assert_allclose(mixed.class_rates[1], rate, rtol=1e-6)
+    most = linear.solve(loads).value
+    peak = linear.solve_classes(fixed, objective=Objective.LEAST_PEAK)
+    assert_allclose(peak.value, rate / most, rtol=1e-6)
+    assert_allclose(peak.throughput, rate, rtol=1e-6)
+    prices = ([1.0] * 2, [1.0] * 3)
+    cost = linear.solve_classes(fixed, objective=Objective.LEAST_COST, prices=prices)
+    one = linear.solve_classes(
+        [replace(fixed[0], rate=1.0)], objective=Objective.LEAST_COST, prices=prices
+    )
+    assert_allclose(cost.value, rate * one.value, rtol=1e-6)
+
+
+def test_a_small_share_is_served(paper_node: Node) -> None:
+    a, b = two_classes(paper_node, 1.0)
+    classes = [replace(a, share=1 - 1e-9), replace(b, share=1e-9, rate=None)]
+    for backend in ("matrix", "highs", "cbc"):
+        rates = linear.solve_classes(classes, backend=backend).class_rates
+        assert_allclose(rates[1] / rates[0], 1e-9, rtol=1e-5)
+
+
 def test_an_unknown_capacity_cannot_be_changed(paper_node: Node) -> None:
     _, loads = uneven(paper_node)
     key = Key(Pool.PREFILL, Resource.SNIC, Direction.IN)
