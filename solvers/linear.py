@@ -377,44 +377,38 @@ class CapacityProgram:
     ) -> tuple[Row, ...]:
         """Spread each kind's rows over its nodes: a node has its part of the kind's price."""
         form = self.form
+        most = self._objective is Objective.MOST_REQUESTS
+        factor = self._high[: form.capacities] if most else np.ones(form.capacities)
         price = -raw.row_dual[: form.capacities] * self._value_unit() / form.level
+        low, high = limits if limits is not None else (np.full(form.capacities, np.nan),) * 2
         pools: tuple[PoolUse, ...] = (*self.problem.pools(), self.problem.shared)
-        whole = flows[0].sum(axis=0, keepdims=True)
+        leads = [*flows, flows[0].sum(axis=0, keepdims=True)]
         found: list[Row] = []
-        for where, pool in enumerate(pools):
-            lead = [*flows, whole][where]
-            used = np.einsum("nrkp,nkp->nr", pool.use, lead)
-            index = np.full(
-                (pool.count if where > 1 else self._kinds[where].count, len(pool.keys)), -1
+        for where, (pool, lead) in enumerate(zip(pools, leads, strict=True)):
+            own = where < len(POOLS)
+            kind = self._kinds[where].kind if own else np.zeros(1, dtype=np.int64)
+            part = self._kinds[where].part if own else np.ones(1)
+            row_of = np.full((int(kind.max()) + 1, len(pool.keys)), -1)
+            mine = np.flatnonzero(form.pool == where)
+            row_of[form.kind[mine], form.key[mine]] = mine
+            rows = row_of[kind]  # (nodes, keys)
+            n, r = np.nonzero(rows >= 0)
+            row, capacity = rows[n, r], pool.capacity[n, r]
+            used = np.einsum("nrkp,nkp->nr", pool.use, lead)[n, r]
+            dual = price[row] * part[n] / capacity
+            if not most:
+                dual = -dual * used  # a row's bound is its capacity times the peak
+            found += map(
+                Row,
+                n.tolist() if own else [None] * len(n),
+                [pool.keys[i] for i in r.tolist()],
+                (capacity * factor[row]).tolist(),
+                (used / factor[row]).tolist(),
+                dual.tolist(),
+                (low[row] * capacity).tolist(),
+                (high[row] * capacity).tolist(),
             )
-            mine = form.pool == where
-            index[form.kind[mine], form.key[mine]] = np.flatnonzero(mine)
-            for n in range(pool.count):
-                kind, part = (n, 1.0)
-                if where < len(POOLS):
-                    kind = int(self._kinds[where].kind[n])
-                    part = float(self._kinds[where].part[n])
-                for r, key in enumerate(pool.keys):
-                    row = int(index[kind, r])
-                    if row < 0:
-                        continue
-                    capacity = float(pool.capacity[n, r]) * self._high_factor(row)
-                    dual = float(price[row]) * part / float(pool.capacity[n, r])
-                    if self._objective is not Objective.MOST_REQUESTS:
-                        dual *= -float(used[n, r])  # a row's bound is its capacity times the peak
-                    low, high = np.nan, np.nan
-                    if limits is not None:
-                        low = float(limits[0][row]) * float(pool.capacity[n, r])
-                        high = float(limits[1][row]) * float(pool.capacity[n, r])
-                    share = float(used[n, r]) / self._high_factor(row)
-                    node = None if where == len(POOLS) else n
-                    found.append(Row(node, key, capacity, share, dual, low, high))
         return tuple(found)
-
-    def _high_factor(self, row: int) -> float:
-        if self._objective is not Objective.MOST_REQUESTS:
-            return 1.0
-        return float(self._high[row])
 
     def _value_unit(self) -> float:
         if self._objective is Objective.MOST_REQUESTS:
