@@ -10,6 +10,7 @@ from solvers.form import Form
 from solvers.matrix import Raw
 
 TOLERANCE = 1e-6
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +42,18 @@ def certify(form: Form, raw: Raw) -> Certificate:
     )
     price = raw.row_dual
     reduced = form.cost - form.matrix.T @ price
+    # Only a column that is pushed against its bound may have a negative reduced cost; rounding times
+    # a huge bound is no price.
+    pushed = np.isfinite(form.most) & (reduced < -_ROUNDING)
     # A row without a lower bound may only have a price <= 0 (raising its upper bound cannot hurt),
     # a column without an upper bound only a reduced cost >= 0.
     dual = max(
         float(np.max(price[np.isneginf(form.low)], initial=0.0)),
         float(np.max(-price[np.isposinf(form.high)], initial=0.0)),
-        float(np.max(-reduced[np.isposinf(form.most)], initial=0.0)),
+        float(np.max(-reduced[~pushed], initial=0.0)),
     )
     bound = np.where(price > 0, np.where(np.isfinite(form.low), form.low, 0.0), 0.0)
     bound = np.where(price < 0, np.where(np.isfinite(form.high), form.high, 0.0), bound)
-    capped = np.isfinite(form.most)
-    dual_cost = float(price @ bound) + float(np.minimum(reduced[capped], 0.0) @ form.most[capped])
+    dual_cost = float(price @ bound) + float(reduced[pushed] @ form.most[pushed])
     cost = float(form.cost @ raw.x)
     return Certificate(primal, dual, abs(cost - dual_cost) / max(1.0, abs(cost)))

@@ -293,10 +293,28 @@ def with_peak(form: Form, rows: Mask, *, best: float | None = None) -> Form:
     )
 
 
+def with_usage_peak(form: Form, best: float) -> Form:
+    """Return the form that, at the least cost ``best``, minimises how much of any node is used."""
+    first = sum(form.flows) + (form.mix is not None)
+    used = form.matrix.shape[1] - first
+    pick = sparse.hstack([sparse.csr_matrix((used, first)), sparse.identity(used)])
+    peak = sparse.csr_matrix(np.full((used, 1), -1.0))
+    blocks = [[form.matrix, None], [pick, peak], [sparse.csr_matrix(form.cost), None]]
+    none = np.full(used, -np.inf)
+    return replace(
+        form,
+        matrix=sparse.csr_matrix(sparse.bmat(blocks)),
+        low=np.concatenate((form.low, none, [-np.inf])),
+        high=np.concatenate((form.high, np.zeros(used), [best + SLACK * abs(best)])),
+        cost=np.append(np.zeros(first + used), 1.0),
+        most=np.append(form.most, np.inf),
+        unit=np.append(form.unit, form.level),
+    )
+
+
 def _with_cost(form: Form, kinds: tuple[Kinds, Kinds], prices: tuple[Array, Array]) -> Form:
     """Return the form that minimises the price of the nodes, each paid by its highest utilisation."""
     price = np.concatenate(prices)
-    scale = float(price.max(initial=0.0)) or 1.0
     node = np.where(form.pool == 0, form.kind, kinds[0].count + form.kind)
     own = np.flatnonzero(form.pool < 2)
     used = sparse.csr_matrix(
@@ -308,7 +326,7 @@ def _with_cost(form: Form, kinds: tuple[Kinds, Kinds], prices: tuple[Array, Arra
         form,
         matrix=sparse.csr_matrix(sparse.hstack([form.matrix, used])),
         high=high,
-        cost=np.append(np.zeros(form.matrix.shape[1]), price / scale),
+        cost=np.append(np.zeros(form.matrix.shape[1]), price),
         most=np.append(form.most, np.full(len(price), 1.0 / form.level)),
         unit=np.append(form.unit, np.full(len(price), form.level)),
     )

@@ -23,7 +23,7 @@ from dualpath_model.loads import Loads
 from dualpath_model.paths import Key, Pool
 from solvers import conflicts, matrix, reference
 from solvers.certificate import Certificate, certify
-from solvers.form import SLACK, Form, Mask, Objective, build, with_peak
+from solvers.form import SLACK, Form, Mask, Objective, build, with_peak, with_usage_peak
 from solvers.problem import (
     PATHS,
     POOLS,
@@ -147,22 +147,28 @@ class CapacityProgram:
         self._locality = locality
         self._objective = objective
         self._check(prices)
-        # Nodes alike in use may differ in price, so that kinds of nodes have no price of their own.
-        take = merge if merged and objective is not Objective.LEAST_COST else apart
-        self._kinds = tuple(take(pool, by_zone=locality) for pool in self.problem.pools())
-        price = None if prices is None else (np.array(prices[0]), np.array(prices[1]))
+        if backend in ("highs", "cbc") and objective is not Objective.MOST_REQUESTS:
+            raise InputError(
+                f"the {backend} solver has 'most requests' only; '{objective}' is solved by the matrix, "
+                f"so leave the solver out"
+            )
+        price: list[Array | None] = [None, None]
         self._price_unit = 1.0
-        if price is not None:
-            self._price_unit = float(max(price[0].max(), price[1].max())) or 1.0
+        if prices is not None and objective is Objective.LEAST_COST:
+            given = [np.array(pool, dtype=float) for pool in prices]
+            self._price_unit = float(max(pool.max() for pool in given)) or 1.0
+            price = [pool / self._price_unit for pool in given]
+        self._kinds = tuple(
+            merge(pool, by_zone=locality, price=p) if merged else apart(pool, by_zone=locality)
+            for pool, p in zip(self.problem.pools(), price, strict=True)
+        )
         self.form = build(
             self.problem,
             self._pair(),
             objective,
             decode_reads=decode_reads,
             locality=locality,
-            prices=None
-            if price is None
-            else (price[0] / self._price_unit, price[1] / self._price_unit),
+            prices=self._kind_prices(price),
         )
         kinds = sum(kind.count for kind in self._kinds)
         if objective is not Objective.MOST_REQUESTS or not merged:
@@ -174,6 +180,14 @@ class CapacityProgram:
         self._rates = self.problem.rate.copy()
         self._highs: matrix.Highs | None = None
         self._relaxed: _Relaxed | None = None
+
+    def _kind_prices(self, price: list[Array | None]) -> tuple[Array, Array] | None:
+        totals = [
+            np.asarray(np.bincount(kind.kind, weights=p), dtype=float)
+            for kind, p in zip(self._kinds, price, strict=True)
+            if p is not None
+        ]
+        return (totals[0], totals[1]) if totals else None
 
     def _pair(self) -> tuple[Kinds, Kinds]:
         return self._kinds[0], self._kinds[1]
@@ -322,9 +336,18 @@ class CapacityProgram:
         return raw
 
     def _among_best(self, form: Form, raw: matrix.Raw) -> Array:
-        """Return, of all optima, one whose unpriced, split-dependent capacities peak lowest."""
-        if self._objective is not Objective.MOST_REQUESTS:
+        """Return, of all optima, one with the least peak utilisation of what has room left.
+
+        For most requests that is the unpriced capacities that depend on the split, for least cost the
+        nodes; least peak has it already.
+        """
+        if self._objective is Objective.LEAST_PEAK:
             return raw.x
+        if self._objective is Objective.LEAST_COST:
+            flattest = matrix.Highs(with_usage_peak(form, raw.cost)).solve()
+            x = flattest.x[: len(raw.x)]
+            same = flattest.status == "optimal" and form.cost @ x <= raw.cost * (1 + 1e-8)
+            return x if same else raw.x  # at extreme scales rounding may leave no second choice
         room = form.sloped & (np.abs(raw.row_dual[: form.capacities]) <= _PRICED)
         if not room.any():
             return raw.x

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from dualpath_model.errors import InputError
-from solvers.form import Form
+from solvers.form import Form, Objective
 from solvers.matrix import Highs
 from solvers.problem import PATHS, Array, Problem
 
@@ -23,17 +23,27 @@ _MOST_FLOWS = 2_000_000
 
 @dataclass(frozen=True, eq=False)
 class PairSolution:
-    """``flows`` in requests/s, (prefill nodes, decode nodes, classes, paths)."""
+    """``flows`` in requests/s, (prefill nodes, decode nodes, classes, paths).
+
+    ``value``: requests/s, or the peak, or the cost, by objective.
+    """
 
     status: str
-    throughput: float
+    value: float
     flows: Array
 
 
-def solve(problem: Problem, *, locality: bool = False) -> PairSolution:
-    """Maximise the mix over pair flows. With ``locality`` a decode-read pair must share a zone.
+def solve(
+    problem: Problem,
+    *,
+    locality: bool = False,
+    objective: Objective = Objective.MOST_REQUESTS,
+    prices: tuple[Array, Array] | None = None,
+) -> PairSolution:
+    """Solve over pair flows. With ``locality`` a decode-read pair must share a zone.
 
-    Raises InputError if there are more than two million flows.
+    ``prices`` (prefill nodes, decode nodes) are for LEAST_COST. Raises InputError if there are more
+    than two million flows.
     """
     p, d, classes = problem.prefill.count, problem.decode.count, problem.classes
     shape = (p, d, classes, PATHS)
@@ -45,6 +55,7 @@ def solve(problem: Problem, *, locality: bool = False) -> PairSolution:
         )
     at = np.arange(size).reshape(shape)
     rows: list[sparse.csr_matrix] = []
+    node_of: list[int] = []  # of each capacity row; -1: the cluster
     for where, pool in enumerate(problem.pools()):
         for n in range(pool.count):
             columns = at[n] if where == 0 else at[:, n]  # (others, classes, paths)
@@ -53,10 +64,12 @@ def solve(problem: Problem, *, locality: bool = False) -> PairSolution:
                 for use in pool.use[n]
                 if use.any()
             ]
+            node_of += [n + where * p] * (len(rows) - len(node_of))
     rows += [
         _row(at, np.broadcast_to(u, shape), size + 1) for u in problem.shared.use[0] if u.any()
     ]
     capacities = len(rows)
+    node_of += [-1] * (capacities - len(node_of))
     fixed = np.nan_to_num(problem.rate)
     for k in range(classes):
         share = 0.0 if np.isnan(problem.share[k]) else problem.share[k]
@@ -76,9 +89,19 @@ def solve(problem: Problem, *, locality: bool = False) -> PairSolution:
     )
     cost = np.zeros(size + 1)
     cost[size] = -1.0
+    if objective is not Objective.MOST_REQUESTS:
+        peak = objective is Objective.LEAST_PEAK
+        paid = np.zeros(capacities, dtype=np.int64) if peak else np.array(node_of)
+        price = np.ones(1) if peak or prices is None else np.concatenate(prices)
+        on = np.flatnonzero(paid >= 0)
+        entries = (np.full(on.size, -1.0), (on, paid[on]))
+        used = sparse.csr_matrix(entries, shape=(body.shape[0], price.size))
+        body, high[on] = sparse.csr_matrix(sparse.hstack([body, used])), 0.0
+        cost = np.concatenate((np.zeros(size + 1), price))
+        most = np.append(most, np.full(price.size, np.inf if peak else 1.0))
     none = np.zeros(0, dtype=np.int64)
     form = Form(
-        *(body, low, high, cost, most, np.full(size + 1, scale)),
+        *(body, low, high, cost, most, np.full(len(cost), scale)),
         *(none, none, none, np.zeros(0, dtype=bool)),
         flows=(size, 0),
         mix=size,
@@ -89,7 +112,8 @@ def solve(problem: Problem, *, locality: bool = False) -> PairSolution:
     flows = (
         answer.x[:size].reshape(shape) * scale if answer.status == "optimal" else np.zeros(shape)
     )
-    return PairSolution(answer.status, float(flows.sum()), flows)
+    value = float(flows.sum()) if objective is Objective.MOST_REQUESTS else answer.cost
+    return PairSolution(answer.status, value, flows)
 
 
 def _row(columns: npt.NDArray[Any], values: Array, width: int) -> sparse.csr_matrix:

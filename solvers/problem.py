@@ -222,26 +222,27 @@ class Kinds:
         return int(self.use.shape[0])
 
 
-def merge(pool: PoolUse, scale: Array | None = None, *, by_zone: bool = False) -> Kinds:
+def merge(pool: PoolUse, *, by_zone: bool = False, price: Array | None = None) -> Kinds:
     """Merge the nodes of a pool whose uses are proportional, in an order that only uses decide.
 
-    ``scale`` (nodes, keys) multiplies capacities. A node that uses nothing at all cannot limit.
+    With ``price`` (nodes,), only nodes that also cost the same for what they can do. A node that uses
+    nothing at all cannot limit.
     """
-    use = pool.use if scale is None else pool.use / scale[:, :, None, None]
-    flat = use.reshape(pool.count, -1)
+    flat = pool.use.reshape(pool.count, -1)
     largest = flat.max(axis=1, initial=0.0)
     size = np.divide(1.0, largest, out=np.ones_like(largest), where=largest > 0)
     signature = _rounded(flat * size[:, None])
     zone = pool.zone if by_zone else np.zeros_like(pool.zone)
+    dear = np.zeros(pool.count) if price is None else _rounded(price / size)
     _, first, kind = np.unique(
-        np.column_stack((zone, signature)), axis=0, return_index=True, return_inverse=True
+        np.column_stack((zone, signature, dear)), axis=0, return_index=True, return_inverse=True
     )
     kind = kind.reshape(-1)
     # Rounded figures also in the program: what differs in the last bit only is the same program.
     total = _rounded(np.asarray(np.bincount(kind, weights=size), dtype=float))
     merged = signature[first] / total[:, None]
     return Kinds(
-        use=merged.reshape(len(first), *use.shape[1:]),
+        use=merged.reshape(len(first), *pool.use.shape[1:]),
         zone=zone[first],
         kind=kind.astype(np.int64),
         part=size / total[kind],

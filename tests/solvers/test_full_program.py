@@ -63,7 +63,7 @@ def test_aggregated_equals_per_pair_and_back_ends_agree(classes: list[TrafficCla
     """Three formulations of one optimum: merged matrix, PuLP, and every pair of nodes by itself."""
     problem = from_classes(classes)
     best = value(problem, "matrix")
-    assert_allclose(pairs.solve(problem).throughput, best, rtol=1e-6)
+    assert_allclose(pairs.solve(problem).value, best, rtol=1e-6)
     assert_allclose(value(problem, "highs"), best, rtol=1e-6)
     assert_allclose(value(problem, "cbc"), best, rtol=1e-6)
     assert_allclose(linear.CapacityProgram(problem, merged=False).solve().value, best, rtol=1e-6)
@@ -157,6 +157,34 @@ def test_duals_hold_inside_their_ranges(classes: list[TrafficClass]) -> None:
         program.change_capacity({where: 1.0})
 
 
+def test_ranges_of_merged_nodes_are_for_all_of_a_kind(paper_node: Node) -> None:
+    """Move a capacity of every node of a kind inside the range: the duals together are exact."""
+    slow = replace(paper_node, snic_bytes_per_s=30e9)
+    cluster = Cluster((paper_node,) * 3, (paper_node,) * 2 + (slow,) * 2)
+    problem = from_classes(
+        [TrafficClass("a", loads_of(cluster, from_moments(40_000, 200, 100)), 1.0)]
+    )
+    found = linear.CapacityProgram(problem).solve(ranges=True)
+    priced = {r.key for r in found.rows if r.dual_value * r.capacity > 1e-4 * found.value}
+    assert priced
+    for key in priced:
+        name = "prefill" if key.pool is Pool.PREFILL else "decode"
+        pool = problem.prefill if key.pool is Pool.PREFILL else problem.decode
+        alike = [row for row in found.rows if row.key == key and row.dual_value > 0]
+        kind = [row for row in alike if row.capacity == alike[0].capacity]
+        for end in (
+            max(kind[0].low, 0.5 * kind[0].capacity),
+            min(kind[0].high, 2 * kind[0].capacity),
+        ):
+            factor = 0.5 * (1 + end / kind[0].capacity)
+            scale = np.ones_like(pool.capacity)
+            scale[[row.node for row in kind], pool.keys.index(key)] = factor
+            moved = replace(pool, use=pool.use / scale[:, :, None, None])
+            change = linear.CapacityProgram(replace(problem, **{name: moved})).solve().value
+            expected = sum(row.dual_value * row.capacity * (factor - 1) for row in kind)
+            assert change - found.value == pytest.approx(expected, rel=0.01, abs=1e-7 * found.value)
+
+
 @settings(max_examples=60)
 @given(instances(most_nodes=4), st.integers(0, 2**32 - 1))
 def test_solving_again_equals_building_again(classes: list[TrafficClass], seed: int) -> None:
@@ -223,6 +251,36 @@ def test_least_peak_is_the_inverse_of_most_requests(
     assert_allclose(found.value, part, rtol=1e-6)
     assert_allclose(max(row.utilisation for row in found.rows), part, rtol=1e-6)
     assert found.certificate.holds
+
+
+@settings(max_examples=200)
+@given(instances(), st.floats(0.05, 0.95), st.integers(0, 2**32 - 1))
+def test_peak_and_cost_by_two_routes(classes: list[TrafficClass], part: float, seed: int) -> None:
+    """The merged matrix against a flow for every pair of nodes, for the other two objectives."""
+    growing = [replace(c, share=1.0 / len(classes), rate=None) for c in classes]
+    most = linear.solve_classes(growing).value
+    fixed = [replace(c, share=None, rate=part * most / len(classes)) for c in growing]
+    problem = from_classes(fixed)
+    peak = linear.solve_classes(fixed, objective=Objective.LEAST_PEAK)
+    by_pairs = pairs.solve(problem, objective=Objective.LEAST_PEAK)
+    assert_allclose(by_pairs.value, peak.value, rtol=1e-6)
+    draw = np.random.default_rng(seed)
+    prices = tuple(draw.integers(1, 5, pool.count).astype(float) for pool in problem.pools())
+    cost = linear.solve_classes(fixed, objective=Objective.LEAST_COST, prices=prices)
+    by_pairs = pairs.solve(problem, objective=Objective.LEAST_COST, prices=prices)
+    assert_allclose(by_pairs.value, cost.value, rtol=1e-6)
+
+
+def test_nodes_alike_in_use_and_price_share_evenly(paper_node: Node) -> None:
+    cluster = Cluster((paper_node,) * 2, (paper_node,) * 3)
+    loads = loads_of(cluster, from_moments(32_000, 429, 176))
+    at_rate = [TrafficClass("all", loads, rate=0.3 * linear.solve(loads).value)]
+    prices = ([1.0] * 2, [1.0, 1.0, 9.0])
+    found = linear.solve_classes(at_rate, objective=Objective.LEAST_COST, prices=prices)
+    assert_allclose(found.decode[0], found.decode[1])
+    assert found.decode[2].sum() < 1e-6 * found.throughput
+    with pytest.raises(InputError, match="leave the solver out"):
+        linear.solve_classes(at_rate, objective=Objective.LEAST_COST, prices=prices, backend="cbc")
 
 
 def uneven(paper_node: Node) -> tuple[Cluster, Loads]:
@@ -298,7 +356,7 @@ def test_locality_equals_its_per_pair_form_and_never_gains(
     free = linear.CapacityProgram(problem, "matrix").solve().value
     local = linear.CapacityProgram(problem, "matrix", locality=True).solve().value
     assert local <= free * (1 + 1e-7)
-    assert_allclose(pairs.solve(problem, locality=True).throughput, local, rtol=1e-6)
+    assert_allclose(pairs.solve(problem, locality=True).value, local, rtol=1e-6)
     by_pulp = linear.CapacityProgram(problem, "highs", locality=True).solve().value
     assert_allclose(by_pulp, local, rtol=1e-6)
 
