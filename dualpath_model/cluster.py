@@ -31,7 +31,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine. ``snics`` 0: storage traffic shares the compute NICs (paper's s = 0).
+    """One machine. ``snics`` 0: storage traffic shares the compute NICs.
 
     ``host_link_bytes_per_s`` is the rate between host memory and all compute NICs, per direction,
     where it is less than the NICs can do; ``buffer_bytes`` is the DRAM set aside for KV in transit.
@@ -94,8 +94,6 @@ class Cluster:
     storage_read_bytes_per_s: float | None = None
     storage_write_bytes_per_s: float | None = None
     fabric_bytes_per_s: float | None = None
-    name: str = "cluster"
-    notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         """Refuse a cluster that cannot serve."""
@@ -134,7 +132,7 @@ def groups(nodes: tuple[Node, ...]) -> dict[Node, list[int]]:
 def movement_capacity(node: Node, pool: Pool, efficiencies: Efficiencies) -> dict[Key, float]:
     """Rates at which one node moves KV-cache, bytes/s by capacity; unknown ones are left out.
 
-    A node without a storage NIC has no SNIC entry: :func:`loads.on_node` sends its storage traffic
+    A node without a storage NIC has no SNIC entry: :func:`loads.Demand.on_shared_nic` sends its storage traffic
     over the compute NICs (in = CNIC write, out = CNIC read).
     """
     cnic = node.compute_bytes_per_s * efficiencies.cnic
