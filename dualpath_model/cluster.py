@@ -132,8 +132,8 @@ def groups(nodes: tuple[Node, ...]) -> dict[Node, list[int]]:
 def movement_capacity(node: Node, pool: Pool, efficiencies: Efficiencies) -> dict[Key, float]:
     """Rates at which one node moves KV-cache, bytes/s by capacity; unknown ones are left out.
 
-    A node without a storage NIC has no SNIC entry: :func:`loads.Demand.on_shared_nic` sends its storage traffic
-    over the compute NICs (in = CNIC write, out = CNIC read).
+    A node without a storage NIC has no SNIC entry: :meth:`loads.Demand.on_shared_nic` sends its storage
+    traffic over the compute NICs (in = CNIC write, out = CNIC read).
     """
     cnic = node.compute_bytes_per_s * efficiencies.cnic
     rates: dict[Key, float | None] = {
