@@ -15,7 +15,6 @@ Conventions (they reproduce Table 1 of the paper, see ``dualpath llm cache-compu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -421,9 +420,3 @@ def cache_compute_bytes_per_flop(
 ) -> Tokens:
     """KV bytes to load over FLOPs to compute (paper, Table 1); times 1e6 it is GB/PFLOP."""
     return llm.kv_bytes(cached, dtype) / llm.prefill_flops(cached, append).total
-
-
-def sources_of(entry: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the ``source`` list of a catalog entry as text."""
-    source = entry.get("source", ())
-    return (source,) if isinstance(source, str) else tuple(str(line) for line in source)  # type: ignore[attr-defined]

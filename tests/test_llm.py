@@ -20,7 +20,6 @@ from dualpath_model.llm import (
     Llm,
     Published,
     cache_compute_bytes_per_flop,
-    sources_of,
 )
 
 NAMES = llm_names()
@@ -281,9 +280,3 @@ def test_sparse_attention_reads_the_best_and_all_keys() -> None:
     assert llm.decode_read_bytes(100_000, KvDtype.FP8) == 61 * (576 * 2048 + 132 * 100_000)
     assert llm.decode_read_bytes(100_000, KvDtype.FP8_DS_MLA) == 61 * (656 * 2048 + 132 * 100_000)
     assert llm.decode_read_bytes(1000, KvDtype.FP8_DS_MLA) == llm.kv_bytes(1000, KvDtype.FP8_DS_MLA)
-
-
-def test_sources_of() -> None:
-    assert sources_of({"source": ["a", "b"]}) == ("a", "b")
-    assert sources_of({"source": "a"}) == ("a",)
-    assert sources_of({}) == ()
