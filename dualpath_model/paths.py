@@ -221,35 +221,30 @@ class StepTable:
 
     def where(self, keep: Callable[[Step], bool]) -> StepTable:
         """Return the table with only the steps for which ``keep`` holds."""
-
-        def thin(path: Path) -> Path:
-            return replace(path, steps=tuple(step for step in path.steps if keep(step)))
-
-        return replace(
-            self,
-            prefill_read=thin(self.prefill_read),
-            decode_read=thin(self.decode_read),
-            cache_read=thin(self.cache_read),
-            always=tuple(thin(path) for path in self.always),
-        )
+        return self._mapped(lambda step: step if keep(step) else None)
 
     def carrying(self, *payloads: Payload) -> StepTable:
         """Return the table with only these payloads moved; the paper's analysis has HIT alone."""
-        kept = self.where(lambda step: any(p in payloads for p in step.carries))
 
-        def thin(path: Path) -> Path:
-            steps = (
-                replace(step, carries=tuple(p for p in step.carries if p in payloads))
-                for step in path.steps
-            )
-            return replace(path, steps=tuple(steps))
+        def thin(step: Step) -> Step | None:
+            carries = tuple(payload for payload in step.carries if payload in payloads)
+            return replace(step, carries=carries) if carries else None
+
+        return self._mapped(thin)
+
+    def _mapped(self, change: Callable[[Step], Step | None]) -> StepTable:
+        """Return the table with every step changed, or left out where ``change`` gives None."""
+
+        def over(path: Path) -> Path:
+            changed = (change(step) for step in path.steps)
+            return replace(path, steps=tuple(step for step in changed if step is not None))
 
         return replace(
-            kept,
-            prefill_read=thin(kept.prefill_read),
-            decode_read=thin(kept.decode_read),
-            cache_read=thin(kept.cache_read),
-            always=tuple(thin(path) for path in kept.always),
+            self,
+            prefill_read=over(self.prefill_read),
+            decode_read=over(self.decode_read),
+            cache_read=over(self.cache_read),
+            always=tuple(over(path) for path in self.always),
         )
 
 
