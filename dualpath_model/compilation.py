@@ -1,0 +1,117 @@
+"""Plain functions over arrays, run as they are or compiled by numba: one source, two speeds.
+
+A function marked :func:`compilable` keeps to the subset that numba compiles and may call other such
+functions. :func:`bound` makes a copy of it, with everything that it calls: compiled if asked, and with
+some of the called functions replaced (the *hooks* by which policies differ). numba is imported only
+when something is compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from types import CodeType, FunctionType
+from typing import Any, TypeVar, cast
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_bound: dict[tuple[object, ...], Callable[..., Any]] = {}
+
+
+def compilable(function: Function) -> Function:
+    """Mark a function that numba can compile; calling it stays an ordinary call."""
+    function.__compilable__ = True  # type: ignore[attr-defined]
+    return function
+
+
+def bound(
+    function: Function,
+    hooks: Mapping[str, Callable[..., Any]] | None = None,
+    *,
+    compiled: bool = False,
+) -> Function:
+    """Return ``function`` with ``hooks`` called in place of the compilable functions of those names.
+
+    ``compiled``: through numba, cached on disk. The same arguments give the same object again.
+    """
+    named = tuple(sorted((hooks or {}).items()))
+    if not named and not compiled:
+        return function
+    found = _bound.get((function, named, compiled))
+    if found is None:
+        found = _Binder(dict(named), compiled).bind(function)
+        _bound[function, named, compiled] = found
+    return cast(Function, found)
+
+
+class _Binder:
+    """Copies a function and, once each, the compilable functions that it calls."""
+
+    def __init__(self, hooks: Mapping[str, Callable[..., Any]], compiled: bool) -> None:
+        self.hooks = hooks
+        self.compiled = compiled
+        self.copies: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def bind(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the copy of ``function``."""
+        if function in self.copies:
+            return self.copies[function]
+        original = cast(FunctionType, function)
+        scope = dict(original.__globals__)
+        called = self.called(original)
+        copy = FunctionType(
+            original.__code__, scope, original.__name__, original.__defaults__, None
+        )
+        if self.compiled:
+            # numba renews a cached function when its own file changes, not when one that it calls
+            # does; so the name carries a digest of everything reachable.
+            copy.__qualname__ = f"{original.__qualname__}_{self.digest(original)}"
+            copy.__module__ = original.__module__
+        scope.update({name: self.bind(target) for name, target in called.items()})
+        self.copies[function] = self.jit(copy) if self.compiled else copy
+        return self.copies[function]
+
+    def called(self, function: FunctionType) -> dict[str, FunctionType]:
+        """Return the compilable functions that ``function`` names, hooks in place."""
+        found = {}
+        for name in function.__code__.co_names:
+            target = function.__globals__.get(name)
+            if getattr(target, "__compilable__", False):
+                found[name] = cast(FunctionType, self.hooks.get(name, target))
+        return found
+
+    def digest(self, function: FunctionType) -> str:
+        """Return a digest of the code and constants of ``function`` and all that it calls."""
+        state = hashlib.sha256()
+        pending, seen = [function], set()
+        while pending:
+            current = pending.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            state.update(_text(current.__code__).encode())
+            for name in current.__code__.co_names:
+                value = current.__globals__.get(name)
+                if isinstance(value, int | float):  # numba freezes these into the machine code
+                    state.update(f"{name}={value!r}".encode())
+            for name, value in sorted(current.__globals__.items(), key=lambda item: item[0]):
+                fields = getattr(
+                    value, "_fields", None
+                )  # numba knows a named tuple by position only
+                if isinstance(value, type) and isinstance(fields, tuple):
+                    state.update(f"{name}{fields!r}".encode())
+            pending.extend(called for _, called in sorted(self.called(current).items()))
+        return state.hexdigest()[:12]
+
+    @staticmethod
+    def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile when first called."""
+        import numba
+
+        compiled: Callable[..., Any] = numba.njit(cache=True, error_model="numpy")(function)
+        return compiled
+
+
+def _text(code: CodeType) -> str:
+    constants = [c for c in code.co_consts if not isinstance(c, CodeType)]
+    return f"{code.co_name} {code.co_code.hex()} {constants!r} {code.co_names!r}"

@@ -1,0 +1,1 @@
+"""The scheduler: decisions as functions over arrays, the stateful reference, the policies."""

@@ -1,0 +1,124 @@
+"""The decision log: JSON lines, a snapshot first, then each event with its decisions.
+
+``{"kind": "start", "snapshot": {...}}`` and then, for each event, ``{"event": {...}, "decisions":
+[...]}`` or, if it was refused, ``{"event": {...}, "refused": "why"}``. A scheduler restored from the
+first line and given the events makes the same decisions again; :func:`replay` checks that it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import orjson
+from pydantic import Field, TypeAdapter, ValidationError
+
+from dualpath_model.errors import InputError
+from dualpath_model.scheduler import snapshot
+from dualpath_model.scheduler.events import Decision, Event
+from dualpath_model.scheduler.reference import Scheduler
+
+
+class DecisionLog:
+    """Writes a scheduler's log to a binary file from now on; the caller closes the file."""
+
+    def __init__(self, scheduler: Scheduler, file: BinaryIO) -> None:
+        """Write the first line, and become the scheduler's observer."""
+        self._file = file
+        self._write({"kind": "start", "snapshot": snapshot.take(scheduler)})
+        scheduler.observer = self._observe
+
+    def _observe(self, event: Event, decisions: tuple[Decision, ...], refused: str | None) -> None:
+        if refused is None:
+            self._write({"event": event, "decisions": decisions})
+        else:
+            self._write({"event": event, "refused": refused})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        # a bad event may hold what JSON cannot say; its log line must not be what fails
+        self._file.write(orjson.dumps(line, default=repr, option=orjson.OPT_APPEND_NEWLINE))
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One event of a log, with what was decided then and what is decided now."""
+
+    line: int
+    event: Event
+    logged: Any
+    """The line's ``decisions`` or ``refused`` as plain data."""
+    again: Any
+    """The same, from the replay."""
+
+    @property
+    def same(self) -> bool:
+        """Whether the decisions are reproduced."""
+        return bool(self.logged == self.again)
+
+
+def replay(path: Path, *, compiled: bool = False) -> Iterator[Replayed]:
+    """Yield each event of a log, replayed; a difference does not stop it.
+
+    Raises InputError for a file that is not a decision log, with the line at fault.
+    """
+    lines = _lines(path)
+    first = next(lines, None)
+    if first is None or first[1].get("kind") != "start":
+        raise InputError(
+            f"{path}: line 1 does not start a decision log; give a file that a scheduler logged to"
+        )
+    scheduler = snapshot.restore(first[1].get("snapshot"), compiled=compiled)
+    for number, line in lines:
+        event = _event(path, number, line.get("event"))
+        logged = line.get("refused", line.get("decisions"))
+        if logged is None:
+            raise InputError(
+                f"{path}: line {number} has neither decisions nor refused; mend the file"
+            )
+        yield Replayed(number, event, logged, _again(scheduler, event))
+
+
+def _again(scheduler: Scheduler, event: Event) -> Any:
+    try:
+        return orjson.loads(orjson.dumps(scheduler.handle(event)))
+    except InputError as error:
+        return str(error)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open("rb") as file:
+            for number, text in enumerate(file, start=1):
+                try:
+                    line = orjson.loads(text)
+                except orjson.JSONDecodeError:
+                    why = "is cut short" if not text.endswith(b"\n") else "is not JSON"
+                    raise InputError(
+                        f"{path}: line {number} {why}; remove it or log again"
+                    ) from None
+                if not isinstance(line, dict):
+                    raise InputError(f"{path}: line {number} is not a JSON object; log again")
+                yield number, line
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a decision log"
+        ) from None
+
+
+def _event(path: Path, number: int, data: Any) -> Event:
+    try:
+        return _adapter().validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["event", *(str(part) for part in first["loc"][1:])])
+        raise InputError(
+            f"{path}: line {number}: {where}: {first['msg'].lower()}; give what a scheduler logged"
+        ) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Event]:
+    return TypeAdapter(Annotated[Event, Field(discriminator="kind")])
