@@ -260,20 +260,10 @@ def decode_point(
     Step time = max(bytes read / HBM rate, FLOPs / GPU rate), as in a roofline. Raises InfeasibleError
     if the weights or one request do not fit, or if a batch of one is already slower than the TPOT.
     """
-    tensor = serving.decode.tensor
-    expert = expert_degree(llm, node, serving.decode, efficiencies, pool_gpus)
-    copies = llm.replication(tensor) / tensor
+    copies = llm.replication(serving.decode.tensor) / serving.decode.tensor
     free = hbm_space(llm, node, serving.decode, efficiencies, pool_gpus)
-    hbm_rate = node.gpu.hbm_bytes_per_s * efficiencies.hbm
-    gpu_rate = node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.decode_mfu
-
-    def weights(batch: float) -> float:
-        return float(llm.decode_weight_read_bytes(tensor, expert, batch * expert / tensor))
-
-    def step_s(batch: float) -> float:
-        memory = (weights(batch) + batch * means.decode_read_bytes * copies) / hbm_rate
-        return max(memory, batch * means.decode_flops / tensor / gpu_rate)
-
+    step = decode_step(llm, means, node, serving, efficiencies, pool_gpus)
+    step_s, weights = step.seconds, step.weight_bytes
     request = means.decode_context_bytes * copies
     fits = free / request
     if fits < 1:
@@ -294,6 +284,51 @@ def decode_point(
         middle = 0.5 * (low + high)
         low, high = (middle, high) if step_s(middle) <= slo.tpot_s else (low, middle)
     return DecodePoint(low, step_s(low), "tpot", weights(low))
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """One decode step of an engine as a function of its batch, as in a roofline."""
+
+    llm: Llm
+    means: RequestMeans
+    tensor: int
+    expert: int
+    hbm_bytes_per_s: float
+    flop_per_s: float
+
+    def weight_bytes(self, batch: float) -> float:
+        """Return the weight bytes that one GPU reads with ``batch`` requests on every engine."""
+        tokens = batch * self.expert / self.tensor
+        return float(self.llm.decode_weight_read_bytes(self.tensor, self.expert, tokens))
+
+    def seconds(self, batch: float) -> float:
+        """Return max(bytes read / HBM rate, FLOPs / GPU rate) of one GPU, seconds."""
+        copies = self.llm.replication(self.tensor) / self.tensor
+        read = self.weight_bytes(batch) + batch * self.means.decode_read_bytes * copies
+        return max(
+            read / self.hbm_bytes_per_s,
+            batch * self.means.decode_flops / self.tensor / self.flop_per_s,
+        )
+
+
+def decode_step(
+    llm: Llm,
+    means: RequestMeans,
+    node: Node,
+    serving: Serving,
+    efficiencies: Efficiencies,
+    pool_gpus: int,
+) -> DecodeStep:
+    """Return the step of a decode engine on ``node``. Raises InfeasibleError as expert_degree does."""
+    return DecodeStep(
+        llm,
+        means,
+        serving.decode.tensor,
+        expert_degree(llm, node, serving.decode, efficiencies, pool_gpus),
+        node.gpu.hbm_bytes_per_s * efficiencies.hbm,
+        node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.decode_mfu,
+    )
 
 
 def expert_degree(
@@ -466,10 +501,15 @@ def oracle_throughput(loads: Loads) -> float:
     """Return requests/s if moving KV-cache cost nothing: GPUs and HBM alone (inf: none limits)."""
     best: dict[Pool, float] = {}
     for pool, group in loads.all_groups():
-        rates = [
-            rate / group.compute.base[key]
-            for key, rate in group.capacity.items()
-            if group.compute.base.get(key)
-        ]
-        best[pool] = best.get(pool, 0.0) + group.count * float(min(rates, default=np.inf))
+        best[pool] = best.get(pool, 0.0) + group.count * compute_throughput(group)
     return min(best.values())
+
+
+def compute_throughput(group: NodeLoad) -> float:
+    """Return the requests/s that the GPUs and HBM of one node of the group do (inf: none limits)."""
+    rates = [
+        rate / group.compute.base[key]
+        for key, rate in group.capacity.items()
+        if group.compute.base.get(key)
+    ]
+    return float(min(rates, default=np.inf))

@@ -68,6 +68,21 @@ def read_bytes_per_token(llm: Llm, means: RequestMeans, dtype: KvDtype) -> float
     return float(means.payloads[Payload.HIT]) / means.hit_tokens
 
 
+def read_tokens_per_s(node: Node, efficiencies: Efficiencies, token_bytes: float) -> float:
+    """Return the hit tokens that a node's storage NIC reads in a second; alpha is 3 s of it."""
+    return node.storage_bytes_per_s * efficiencies.snic / token_bytes
+
+
+def prompt_tokens_per_s(
+    node: Node, llm: Llm, means: RequestMeans, efficiencies: Efficiencies
+) -> float:
+    """Return the prompt tokens (hit and miss, the unit of tok_e) that one GPU prefills in a second,
+    their misses computed; beta is 5 s of it.
+    """
+    gpu_rate = node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.prefill_mfu
+    return gpu_rate / means.prefill_flops * means.prompt_tokens
+
+
 def scheduler_parameters(
     cluster: Cluster,
     llm: Llm,
@@ -87,13 +102,11 @@ def scheduler_parameters(
     total = sum(map(sum, read_rates.values())) or 1.0
 
     def of_node(pool: Pool, index: int, node: Node) -> NodeParameters:
-        gpu_rate = node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.prefill_mfu
-        prompts_per_s = gpu_rate / means.prefill_flops
-        beta = rules.beta_s * prompts_per_s * means.prompt_tokens
+        beta = rules.beta_s * prompt_tokens_per_s(node, llm, means, efficiencies)
         return NodeParameters(
             pool=pool.value,
             node=index,
-            alpha_tokens=rules.alpha_s * node.storage_bytes_per_s * efficiencies.snic / token_bytes,
+            alpha_tokens=rules.alpha_s * read_tokens_per_s(node, efficiencies, token_bytes),
             beta_tokens=beta if pool is Pool.PREFILL else 0.0,
             read_weight=read_rates[pool][index] / total,
             buffer_bytes=node.buffer_bytes,

@@ -98,6 +98,8 @@ class Nodes(NamedTuple):
     """Cost of a miss token, s^2, (N,)."""
     orders: IntArray
     """Reads ordered so far, (1,)."""
+    given: IntArray
+    """Tokens that the node was ever given to read, (N,): settles equal queues."""
     knobs: FloatArray
     """Weight of the prices in seconds, split, hit share; block size in tokens: (4,), see KNOBS."""
 

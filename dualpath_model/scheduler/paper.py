@@ -1,7 +1,8 @@
 """The paper's rules (section 6.1), each as one function; other policies put their own in their place.
 
-Tie rule, everywhere: equal candidates are decided for the lowest number (engine, group); equal read
-queues for the prefill node, whose path has fewer steps on the compute network.
+Tie rule: among equal engines or groups the lowest number is taken. Of two equal read queues that of the
+node is taken that was given fewer tokens to read so far, then the prefill node's. That is not a detail:
+below saturation most queues are empty, and deciding them all for one side would load its NICs alone.
 """
 
 from __future__ import annotations
@@ -94,6 +95,9 @@ def choose_decode(
 @compilable
 def read_tokens(nodes: Nodes, prefill_node: int, decode_node: int, hit: int) -> tuple[int, int]:
     """Return the tokens that the prefill node and the decode node read: the shorter queue, all."""
-    if nodes.read_q[prefill_node] <= nodes.read_q[decode_node]:
+    queue_p, queue_d = nodes.read_q[prefill_node], nodes.read_q[decode_node]
+    if queue_p == queue_d:
+        queue_p, queue_d = nodes.given[prefill_node], nodes.given[decode_node]
+    if queue_p <= queue_d:
         return hit, 0
     return 0, hit

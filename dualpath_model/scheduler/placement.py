@@ -191,6 +191,8 @@ def order_read(
     """Decide who reads a request's hits, and count it; return the tokens of both nodes."""
     on_prefill, on_decode = read_tokens(nodes, prefill_node, decode_node, hit)
     nodes.orders[0] += 1
+    nodes.given[prefill_node] += on_prefill
+    nodes.given[decode_node] += on_decode
     add_read(prefill, decode, nodes, prefill_node, on_prefill)
     add_read(prefill, decode, nodes, decode_node, on_decode)
     add_transfers(prefill, decode, nodes, prefill_node, decode_node, on_prefill, on_decode, miss, 1)

@@ -79,9 +79,14 @@ def choose_decode(
 
 @compilable
 def read_tokens(nodes: Nodes, prefill_node: int, decode_node: int, hit: int) -> tuple[int, int]:
-    """Return the tokens that each node reads: all on the side where they cost less."""
+    """Return the tokens that each node reads: all on the side where they cost less.
+
+    Equal costs are settled as the paper's rule settles equal queues (:mod:`paper`).
+    """
     by_prefill = nodes.near_cost[prefill_node] + nodes.far_cost[decode_node]
     by_decode = nodes.far_cost[prefill_node] + nodes.near_cost[decode_node]
+    if by_prefill == by_decode:
+        by_prefill, by_decode = float(nodes.given[prefill_node]), float(nodes.given[decode_node])
     if by_prefill <= by_decode:
         return hit, 0
     return 0, hit

@@ -27,9 +27,14 @@ class EngineAccount:
 
 @dataclass(slots=True)
 class NodeAccount:
-    """What is known of one node; ``unannounced``: tokens of ordered reads that it has not taken up."""
+    """What is known of one node.
+
+    ``given``: all tokens that it was ever to read; ``unannounced``: those of ordered reads that it has
+    not taken up.
+    """
 
     read_q: int = 0
+    given: int = 0
     unannounced: int = 0
     backlog_s: tuple[float, ...] = ()
 
@@ -92,6 +97,7 @@ class State:
         for i, name in enumerate(self.node_names):
             found.nodes[name] = NodeAccount(
                 int(self.nodes.read_q[i]),
+                int(self.nodes.given[i]),
                 self.unannounced[i],
                 tuple(self.nodes.backlog_s[i].tolist()),
             )
@@ -213,6 +219,7 @@ def _nodes(
         near_cost=np.zeros(count),
         far_cost=np.zeros(count),
         miss_cost=np.zeros(count),
+        given=np.array([account.given for account in found], dtype=np.int64),
         orders=np.array([accounts.orders], dtype=np.int64),
         knobs=np.array(
             [
