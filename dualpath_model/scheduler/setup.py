@@ -1,0 +1,204 @@
+"""From a scenario to a scheduler: its nodes as they join, its settings, its engines' quota model."""
+
+from __future__ import annotations
+
+import math
+
+from dualpath_model.cluster import Node, movement_capacity
+from dualpath_model.errors import InputError
+from dualpath_model.loads import (
+    NodeLoad,
+    Parallelism,
+    compute_throughput,
+    expert_degree,
+    hbm_space,
+    movement,
+)
+from dualpath_model.parameters import (
+    prompt_tokens_per_s,
+    read_bytes_per_token,
+    read_tokens_per_s,
+)
+from dualpath_model.paths import Direction, Key, Payload, Phase, Pool, Resource
+from dualpath_model.scenario import Scenario
+from dualpath_model.scheduler.attention import AttentionTime, attention_time
+from dualpath_model.scheduler.events import MOST_TOKENS, Limits, NodeJoined, Prices, Settings
+
+_MOST_RATE = 1e15
+
+
+def node_name(pool: Pool, position: int) -> str:
+    """Return the name that a scenario's node has in the scheduler: p0, p1, … and d0, d1, …"""
+    return f"{pool.value[0]}{position}"
+
+
+def parallelism(scenario: Scenario, pool: Pool) -> Parallelism:
+    """Return how a pool splits the LLM."""
+    return scenario.serving.prefill if pool is Pool.PREFILL else scenario.serving.decode
+
+
+def scheduler_nodes(scenario: Scenario) -> tuple[NodeJoined, ...]:
+    """Return every node of the scenario as it joins, with the limits that follow from its rates.
+
+    An engine is a tensor-parallel group of GPUs, named like ``p0/3``. A group is as many nodes as one
+    expert-parallel group spans, one node where it is less: engines that run in step. Prices are those
+    of no plan (:func:`solvers.scheduling.with_prices` adds them). Raises InputError where an engine
+    spans nodes, InfeasibleError where the LLM does not fit.
+    """
+    nodes = [
+        (pool, position, group)
+        for pool, group in scenario.loads().all_groups()
+        for position in group.positions
+    ]
+    nodes.sort(key=lambda entry: (entry[0] is Pool.DECODE, entry[1]))
+    return tuple(_node_joined(scenario, *entry) for entry in nodes)
+
+
+def scheduler_settings(scenario: Scenario, policy: str = "dualpath", patience: int = 0) -> Settings:
+    """Return the settings of a scenario: the paper's constants, and the work of a request in seconds.
+
+    Work is the read at one storage NIC's rate and the computation of the misses on one engine, of the
+    slowest prefill node; the workload's largest request counts in full. ``split`` is left at its default
+    (:func:`solvers.scheduling.configure` takes the plan's).
+    """
+    means, workload = scenario.means, scenario.workload
+    slowest = min(
+        scenario.cluster.prefill,
+        key=lambda node: node.gpu.flop_per_s(scenario.llm.compute_dtype),
+    )
+    flop_per_s = _engine_flop_per_s(scenario, Pool.PREFILL, slowest)
+    miss_tokens = means.prompt_tokens - means.hit_tokens
+    hit_s = 1.0 / read_tokens_per_s(slowest, scenario.efficiencies, _read_bytes(scenario))
+    miss_s = means.prefill_flops / flop_per_s / miss_tokens
+    most = float((hit_s * workload.hit_tokens + miss_s * workload.miss_tokens).max())
+    return Settings(
+        policy=policy,
+        z_factor=scenario.rules.z_factor,
+        block_tokens=scenario.rules.block_tokens,
+        patience=patience,
+        hit_s_per_token=hit_s,
+        miss_s_per_token=miss_s,
+        most_work_s=most,
+        hit_share=means.hit_tokens / means.prompt_tokens,
+        price_weight_s=scenario.rules.alpha_s,
+    )
+
+
+def quota_model(scenario: Scenario, node: Node) -> AttentionTime:
+    """Return the attention-time model of one prefill engine of ``node``."""
+    tensor = scenario.serving.prefill.tensor
+    efficiencies = scenario.efficiencies
+    return attention_time(
+        scenario.llm,
+        flop_per_s=node.gpu.flop_per_s(scenario.llm.compute_dtype) * efficiencies.prefill_mfu,
+        hbm_bytes_per_s=node.gpu.hbm_bytes_per_s * efficiencies.hbm,
+        kv_dtype=scenario.serving.kv_dtype,
+        tensor_parallel=tensor,
+    )
+
+
+def transfer_costs(scenario: Scenario, pool: Pool, node: Node) -> Prices:
+    """Return the seconds that tokens take on each resource of ``node`` that moves KV-cache.
+
+    From the step table, without the storage read itself, which the scheduler counts in tokens (on a
+    node without a storage NIC it is on the compute NICs and counted here too). Dual values are 0.
+    """
+    llm, serving = scenario.llm, scenario.serving
+    token = {Payload.HIT: _read_bytes(scenario)}
+    stored = llm.kv_bytes_per_token(serving.kv_dtype)
+    rest = {Payload.MISS: stored, Payload.APPENDED: stored}
+    table = serving.table
+    if not node.shares_nic:
+        table = table.where(lambda step: step.phase is not Phase.READ)
+    tensor = parallelism(scenario, pool).tensor
+    copies = {pool: llm.replication(tensor)}
+    hit = movement(table, token, replication=copies).only(pool)
+    miss = movement(table, rest, replication=copies).only(pool)
+    if node.shares_nic:
+        hit, miss = hit.on_shared_nic(pool), miss.on_shared_nic(pool)
+    near_split = 0.0 if pool is Pool.PREFILL else 1.0
+    near, far, always = hit.at(near_split), hit.at(1.0 - near_split), miss.at(0.0)
+    columns = [
+        (key, rate)
+        for key, rate in movement_capacity(node, pool, scenario.efficiencies).items()
+        if key.resource in scenario.limits and key != read_key(pool)
+    ]
+    return Prices(
+        resources=tuple(resource_name(key) for key, _ in columns),
+        price=(0.0,) * len(columns),
+        near_s=tuple(float(near.get(key, 0.0)) / rate for key, rate in columns),
+        far_s=tuple(float(far.get(key, 0.0)) / rate for key, rate in columns),
+        miss_s=tuple(float(always.get(key, 0.0)) / rate for key, rate in columns),
+    )
+
+
+def read_key(pool: Pool) -> Key:
+    """Return the capacity that a storage read uses on a node of ``pool``."""
+    return Key(pool, Resource.SNIC, Direction.IN)
+
+
+def resource_name(key: Key) -> str:
+    """Return what ``Prices.resources`` calls a capacity of a node."""
+    return f"{key.resource} {key.direction}"
+
+
+def _node_joined(scenario: Scenario, pool: Pool, position: int, group: NodeLoad) -> NodeJoined:
+    node, split = group.node, parallelism(scenario, pool)
+    if node.gpus % split.tensor:
+        raise InputError(
+            f"parallelism.{pool}.tensor is {split.tensor}, but {node.name} has {node.gpus} GPUs; the "
+            f"scheduler places requests on engines inside a node, so it must divide them"
+        )
+    pool_gpus = sum(n.gpus for n in scenario.cluster.nodes(pool))
+    expert = expert_degree(scenario.llm, node, split, scenario.efficiencies, pool_gpus)
+    together = max(1, expert // node.gpus)
+    name = node_name(pool, position)
+    return NodeJoined(
+        node=name,
+        pool="prefill" if pool is Pool.PREFILL else "decode",
+        group=f"{pool.value}-{position // together}",
+        engines=tuple(f"{name}/{rank}" for rank in range(node.gpus // split.tensor)),
+        limits=_limits(scenario, pool, group, pool_gpus),
+    )
+
+
+def _limits(scenario: Scenario, pool: Pool, group: NodeLoad, pool_gpus: int) -> Limits:
+    node, split = group.node, parallelism(scenario, pool)
+    llm, means, rules = scenario.llm, scenario.means, scenario.rules
+    rate = read_tokens_per_s(node, scenario.efficiencies, _read_bytes(scenario))
+    engines = node.gpus // split.tensor
+    if pool is Pool.PREFILL:
+        turnover = split.tensor * prompt_tokens_per_s(node, llm, means, scenario.efficiencies)
+        beta, room = rules.beta_s * turnover, 0.0
+    else:
+        turnover = compute_throughput(group) * means.prompt_tokens / engines
+        beta, room = 0.0, _hbm_tokens(scenario, node, split, pool_gpus)
+    return Limits(
+        alpha_tokens=_whole(rules.alpha_s * rate),
+        beta_tokens=_whole(beta),
+        hbm_tokens=_whole(room),
+        read_tokens_per_s=min(rate, _MOST_RATE),
+        engine_tokens_per_s=min(turnover, _MOST_RATE),
+        prices=transfer_costs(scenario, pool, node),
+    )
+
+
+def _hbm_tokens(scenario: Scenario, node: Node, split: Parallelism, pool_gpus: int) -> float:
+    """Return the tokens whose KV-cache fits one decode engine."""
+    llm = scenario.llm
+    space = hbm_space(llm, node, split, scenario.efficiencies, pool_gpus) * split.tensor
+    token = llm.kv_bytes_per_token(scenario.serving.kv_dtype) * llm.replication(split.tensor)
+    return space / token
+
+
+def _read_bytes(scenario: Scenario) -> float:
+    return read_bytes_per_token(scenario.llm, scenario.means, scenario.serving.kv_dtype)
+
+
+def _engine_flop_per_s(scenario: Scenario, pool: Pool, node: Node) -> float:
+    rate = node.gpu.flop_per_s(scenario.llm.compute_dtype) * scenario.efficiencies.prefill_mfu
+    return rate * parallelism(scenario, pool).tensor
+
+
+def _whole(tokens: float) -> int:
+    return math.floor(min(tokens, float(MOST_TOKENS)))

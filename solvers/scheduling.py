@@ -1,0 +1,75 @@
+"""What a plan tells the scheduler: the split, and each resource's share of the LP's dual value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dualpath_model.paths import Key, Pool, Resource
+from dualpath_model.scenario import Scenario
+from dualpath_model.scheduler.events import NodeJoined, Settings
+from dualpath_model.scheduler.setup import (
+    node_name,
+    read_key,
+    resource_name,
+    scheduler_nodes,
+    scheduler_settings,
+)
+from solvers import alternatives, linear
+
+_ENGINE = (Resource.GPU, Resource.HBM, Resource.HBM_SPACE)
+
+
+def configure(
+    scenario: Scenario, policy: str = "dualpath", patience: int = 0
+) -> tuple[Settings, tuple[NodeJoined, ...]]:
+    """Return the settings and nodes of a scenario's scheduler under ``policy``, prices included.
+
+    Raises InputError for an unknown policy, InfeasibleError where the LP has no answer.
+    """
+    settings = scheduler_settings(scenario, policy, patience)
+    solution = linear.CapacityProgram(
+        alternatives.problem_of(scenario, scenario.class_loads()),
+        locality=scenario.zones is not None,
+    ).solve()
+    return replace(settings, split=solution.split), with_prices(scenario, solution)
+
+
+def with_prices(scenario: Scenario, solution: linear.LinearSolution) -> tuple[NodeJoined, ...]:
+    """Return the scenario's nodes with the shares of dual value that their resources carry.
+
+    A resource's share is dual value x capacity, over the sum of that over all rows: by strong duality
+    the sum is the throughput where all demand can grow.
+    """
+    worth = {
+        (row.key, row.node): row.dual_value * row.capacity
+        for row in solution.rows
+        if row.dual_value > 0
+    }
+    total = sum(worth.values()) or 1.0
+
+    def priced(joined: NodeJoined, pool: Pool, position: int) -> NodeJoined:
+        def share(key: Key) -> float:
+            return worth.get((key, position), 0.0) / total
+
+        mine = [key for key, node in worth if node == position and key.pool is pool]
+        prices = joined.limits.prices
+        by_name = {resource_name(key): share(key) for key in mine}
+        return replace(
+            joined,
+            limits=replace(
+                joined.limits,
+                prices=replace(
+                    prices,
+                    read_price=share(read_key(pool)),
+                    engine_price=sum(share(key) for key in mine if key.resource in _ENGINE),
+                    price=tuple(by_name.get(name, 0.0) for name in prices.resources),
+                ),
+            ),
+        )
+
+    positions = {
+        node_name(pool, position): (pool, position)
+        for pool in (Pool.PREFILL, Pool.DECODE)
+        for position in range(len(scenario.cluster.nodes(pool)))
+    }
+    return tuple(priced(node, *positions[node.node]) for node in scheduler_nodes(scenario))
