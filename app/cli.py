@@ -26,7 +26,9 @@ app = typer.Typer(
 trace_app = typer.Typer(help="Recorded sessions.", no_args_is_help=True)
 llm_app = typer.Typer(help="LLM architectures: KV bytes, FLOPs.", no_args_is_help=True)
 node_app = typer.Typer(help="Machines of the catalog.", no_args_is_help=True)
+schedule_app = typer.Typer(help="The reference scheduler.", no_args_is_help=True)
 app.add_typer(trace_app, name="trace")
+app.add_typer(schedule_app, name="schedule")
 app.add_typer(llm_app, name="llm")
 app.add_typer(node_app, name="node")
 
@@ -139,13 +141,19 @@ def examples() -> None:
 
 @app.command()
 def schema(
-    kind: Annotated[Literal["scenario", "plan"], typer.Argument(help="Which file format.")],
+    kind: Annotated[
+        Literal["scenario", "plan", "events"], typer.Argument(help="Which file format.")
+    ],
 ) -> None:
     """Print the JSON Schema of a file format."""
     if kind == "scenario":
         from dualpath_model.scenario import ScenarioSpec
 
         described = ScenarioSpec.model_json_schema()
+    elif kind == "events":
+        from app.schedule import event_schema
+
+        described = event_schema()
     else:
         from pydantic import TypeAdapter
 
@@ -266,6 +274,95 @@ def node_list(json: JsonOption = None) -> None:
         show_nodes(found)
 
     _emit(json, lambda: found, show)
+
+
+@schedule_app.command("policies")
+def schedule_policies(json: JsonOption = None) -> None:
+    """List the policies."""
+    from dualpath_model.scheduler.policies import POLICIES
+
+    found = {policy.name: policy.meaning for policy in POLICIES.values()}
+
+    def show() -> None:
+        for name, meaning in found.items():
+            print(f"{name:12} {meaning}")
+
+    _emit(json, lambda: found, show)
+
+
+@schedule_app.command("run")
+def schedule_run(
+    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    policy: Annotated[str, typer.Option(help="See `dualpath schedule policies`.")] = "dualpath",
+    agents: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sessions to run.")] = 200,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-6, help="Agents a second, Poisson; default: all at once.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=1e7, help="Simulated seconds after which to stop.")
+    ] = 120.0,
+    patience: Annotated[
+        int,
+        typer.Option(min=0, max=2**32, help="Later requests that may go first; 0 is FIFO."),
+    ] = 0,
+    batch_tokens: Annotated[
+        int, typer.Option(min=0, max=2**32, help="Most tokens of a forward batch; 0: no limit.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
+    log: Annotated[Path | None, typer.Option(help="Write the decision log, JSON lines.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Drive the reference scheduler with a scenario's sessions: balance, TTFT, decision log."""
+    from app.examples import find_scenario
+    from app.files import check_targets
+    from app.schedule import run_schedule
+    from dualpath_model.scenario import load_scenario
+
+    check_targets(json, log, None)
+    found = run_schedule(
+        load_scenario(find_scenario(scenario)),
+        policy,
+        patience,
+        log,
+        agents=agents,
+        rate_aps=rate,
+        stop_s=seconds,
+        batch_tokens=batch_tokens,
+        seed=seed,
+    )
+    if log is not None:
+        _say(f"wrote {log}")
+
+    def show() -> None:
+        from app.show import show_driven
+
+        show_driven(found)
+
+    _emit(json, lambda: found, show)
+
+
+@schedule_app.command("replay")
+def schedule_replay(
+    log: Annotated[Path, typer.Argument(help="A decision log.")],
+    each: Annotated[bool, typer.Option("--each", help="Print every event and decision.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Through numba: faster for large clusters.")
+    ] = False,
+    json: JsonOption = None,
+) -> None:
+    """Make the decisions of a log again, one by one; exit code 1 where one differs."""
+    from app.schedule import replay_log
+
+    found = replay_log(log, compiled=compiled, each=each and json != "-")
+
+    def show() -> None:
+        from app.show import show_replay
+
+        show_replay(found)
+
+    _emit(json, lambda: found, show)
+    if found["first_difference"] is not None:
+        raise typer.Exit(1)
 
 
 def _emit(target: str | None, data: Callable[[], Any], show: Callable[[], None]) -> None:

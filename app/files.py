@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from dualpath_model.errors import InputError
 
@@ -44,16 +47,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Raises InputError, one sentence, if the place cannot be written to or the disk is full.
     """
+    with written_aside(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to that becomes ``path`` when all went well, and else never was.
+
+    Raises InputError, one sentence, if the place cannot be written to or the disk is full.
+    """
     check_writable(path)
     path = path.resolve()  # a symbolic link stays, its target is written
-    data = content.encode() if isinstance(content, str) else content
     try:
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
     except OSError as error:
         raise _refused(path, error) from None
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
         os.chmod(aside, 0o666 & ~_umask())  # noqa: PTH101
         Path(aside).replace(path)
     except OSError as error:

@@ -335,6 +335,50 @@ def show_fields(title: str, found: Mapping[str, Any]) -> None:
         lines(value, key, 1)
 
 
+def show_driven(found: Mapping[str, Any]) -> None:
+    """Print what a driven scheduler did."""
+    print(
+        f"{found['policy']}: {found['turns']} turns of {found['agents']} agents in "
+        f"{found['simulated_s']:.1f} simulated seconds, {found['sessions_finished']} sessions ended"
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "mean", "p50", "p90", "p99", "max"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, unit in (("ttft_s", "TTFT, s"), ("tpot_s", "TPOT, s")):
+        spread = found[name]
+        if spread:
+            table.add_row(
+                unit, *(f"{spread[key]:.4g}" for key in ("mean", "p50", "p90", "p99", "max"))
+            )
+    _console().print(table)
+    windows = f"{found['window_s']:g} s windows"
+    print(
+        f"storage NICs, max over mean: {found['snic_max_over_mean']:.3f} in all, "
+        f"{found['snic_max_over_mean_windows']:.3f} in {windows}"
+    )
+    print(
+        f"attention time of a group's engines, max over mean: {found['attention_max_over_mean']:.3f}"
+    )
+    reads = ", ".join(f"{node} {tokens}" for node, tokens in found["read_tokens"].items())
+    print(f"tokens read: {reads}")
+
+
+def show_replay(found: Mapping[str, Any]) -> None:
+    """Print the outcome of a replay."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in found["decisions"].items()) or "none"
+    print(f"{found['events']} events, {found['refused']} refused; decisions: {counts}")
+    difference = found["first_difference"]
+    if difference is None:
+        print("every decision was made again")
+        return
+    print(
+        f"{found['different']} events were decided otherwise; the first is on line {difference['line']}"
+    )
+    print(f"  event   {difference['event']}")
+    print(f"  logged  {difference['logged']}")
+    print(f"  now     {difference['now']}")
+
+
 def show_assignment(found: Mapping[str, Any]) -> None:
     """Print ``dualpath assign``."""
     console = _console()

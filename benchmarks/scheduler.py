@@ -71,8 +71,8 @@ HBM_TOKENS = 1_821_494  # 64 GB of 35,136 bytes a token
 PREFILL_LOAD = 0.95  # of beta
 HBM_LOAD = 0.85
 Z_FACTOR = 1.05
-SIZES = (12, 36, 120, 384, 1_152, 3_600, 10_000, 33_000, 100_000)
-ROUNDS = 5
+SIZES = (12, 36, 192, 576, 1_152, 3_600, 10_000, 33_000, 100_000)
+ROUNDS = 7
 STEPS = 40_000  # placed requests in a round: two decisions each
 SCANNED = 100_000_000  # engines looked at in a round of scans
 MEAN_TARGET_US, P99_TARGET_US = 5.0, 50.0
@@ -157,6 +157,8 @@ def exchange(requests: Requests, stage: int, row: int, draw: float) -> int:
     """Put a row into a stage (-1: none); return the row that leaves it, -1 while there is room."""
     first, live = requests.first[stage], requests.live[stage]
     if row < 0:
+        if live == 0:
+            return -1
         place = first + int(draw * live)
         leaves = requests.slots[place]
         requests.slots[place] = requests.slots[first + live - 1]
@@ -374,7 +376,7 @@ class Ways:
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds: the median over rounds of each round's figure, and the worst of all."""
+    """Microseconds: medians over rounds of each round's figures, and the worst of all."""
 
     mean: float
     p50: float
@@ -520,6 +522,17 @@ class Load:
         )
 
 
+def pools(engines: int, group: int) -> tuple[int, int]:
+    """Return about so many engines, 1/3 prefill, in groups of one size.
+
+    Phase 1 goes by a group's total, so a smaller group would be filled until it has no room at all.
+    """
+    prefill = round(engines / 3)
+    if prefill > group / 2:
+        prefill = max(1, round(prefill / group)) * group
+    return prefill, 2 * prefill
+
+
 def nodes_of(prefill: int, decode: int, group: int) -> Iterator[events.NodeJoined]:
     """Yield the nodes of both pools."""
     for pool, engines in (("prefill", prefill), ("decode", decode)):
@@ -600,8 +613,8 @@ def python_events(group: int, live: int = 10_000, requests: int = 10_000) -> dic
     numbers, names, turn = count(), count(), count()
     work = generate(TABLE_2["64K"])
     order = np.random.default_rng(0).permutation(work.prompt_tokens.size)
-    prompts, hits = work.prompt_tokens[order].tolist(), work.hit_tokens[order].tolist()
-    outputs = work.output_tokens[order].tolist()
+    columns = (work.prompt_tokens, work.hit_tokens, work.output_tokens)
+    prompts, hits, outputs = (column[order].astype(int).tolist() for column in columns)
     oldest: list[str] = []
     handled = 0
 
@@ -678,9 +691,9 @@ def report_us(scheduler: Scheduler, group: str, numbers: Iterator[int]) -> float
 def growth(ways: Ways, group: int) -> dict[str, dict[int, Measured]]:
     """Measure every size three ways."""
     found: dict[str, dict[int, Measured]] = {"groups": {}, "single": {}, "scan": {}}
-    for engines in SIZES:
-        prefill = round(engines / 3)
-        decode = engines - prefill
+    for size in SIZES:
+        prefill, decode = pools(size, group)
+        engines = prefill + decode
         load = Load(prefill, decode, group, ways)
         found["groups"][engines] = load.measure(ways.index)
         if engines == PREFILL + DECODE:
@@ -704,8 +717,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write the growth as a picture")
     parser.add_argument("--group", type=int, default=GROUP_ENGINES, help="engines in each group")
     arguments = parser.parse_args()
-    if arguments.group < 1 or arguments.group % NODE_ENGINES:
-        raise SystemExit(f"--group {arguments.group}: it must be a multiple of {NODE_ENGINES}")
+    if arguments.group < 1 or arguments.group % NODE_ENGINES or PREFILL % arguments.group:
+        raise SystemExit(
+            f"--group {arguments.group}: nodes of {NODE_ENGINES} must fill it, and groups {PREFILL}"
+        )
     ways = Ways()
     warm = Load(4, 8, arguments.group, ways)
     warm.measure(ways.index, 100, 1)
@@ -715,7 +730,7 @@ def main() -> None:
     sizes = growth(ways, arguments.group)
     head, single = sizes["groups"][PREFILL + DECODE], sizes["single"][PREFILL + DECODE]
     plain = Load(PREFILL, DECODE, arguments.group, ways).measure(ways.plain, 1_000, 3)
-    worst = {str(n): adversarial(ways, n) for n in (DECODE, SIZES[-1] - round(SIZES[-1] / 3))}
+    worst = {str(n): adversarial(ways, n) for n in (DECODE, SIZES[-1] * 2 // 3 + 1)}
     reference = python_events(arguments.group)
     clock_ns = ways.clock_ns()
 
@@ -791,7 +806,7 @@ def print_growth(sizes: dict[str, dict[int, Measured]], group: int) -> None:
         f"\n{'a decision, us':14}{f'groups of {group}':>20}{'one group':>20}{'scan, one group':>20}"
     )
     print(f"{'engines':>14}" + f"{'mean':>10}{'p99':>10}" * 3)
-    for engines in SIZES:
+    for engines in sizes["groups"]:
         timings = [sizes[way][engines].together for way in ("groups", "single", "scan")]
         figures = "".join(f"{t.mean:10.3f}{t.p99:10.3f}" for t in timings)
         print(f"{engines:14,}{figures}")
@@ -805,8 +820,8 @@ def draw(sizes: dict[str, dict[int, Measured]], group: int, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    engines = list(SIZES)
+    figure, axis = pyplot.subplots(figsize=(10, 5), layout="constrained")
+    engines = list(sizes["groups"])
     for way, label, colour in (
         ("groups", f"index, groups of {group}", "tab:blue"),
         ("single", "index, one group a pool", "tab:orange"),
@@ -832,21 +847,24 @@ def draw(sizes: dict[str, dict[int, Measured]], group: int, path: Path) -> None:
         color="black",
         label="linear growth",
     )
-    for target, name in ((MEAN_TARGET_US, "target mean 5 us"), (P99_TARGET_US, "target p99 50 us")):
+    for target, name in (
+        (MEAN_TARGET_US, "target: mean 5 µs"),
+        (P99_TARGET_US, "target: p99 50 µs"),
+    ):
         axis.axhline(target, color="tab:red", lw=0.8)
         axis.text(engines[0], target * 1.06, name, color="tab:red", fontsize=8)
     axis.axvline(PREFILL + DECODE, color="tab:green", lw=0.8)
-    axis.text((PREFILL + DECODE) * 1.05, 0.12, "384 + 768", color="tab:green", fontsize=8)
+    axis.text((PREFILL + DECODE) * 1.05, 1.1, "384 + 768", color="tab:green", fontsize=8)
     axis.set(
         xscale="log",
         yscale="log",
-        ylim=(0.1, 1_000),
+        ylim=(1, 1_000),
         xlabel="engines (1/3 prefill, 2/3 decode)",
         ylabel="a decision, µs",
         title="What a placement costs as the cluster grows",
     )
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.92))
+    axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, dpi=150)
 
 

@@ -12,7 +12,7 @@ Agents run their sessions turn after turn: all start at once, or as a Poisson pr
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +75,7 @@ class _Turn:
     prefill: str = ""
     decode: str = ""
     reads_left: int = 0
+    key: float = 0.0
     computed: int = 0
     first_token_s: float = -1.0
     read: dict[str, int] = field(default_factory=dict)
@@ -84,7 +85,7 @@ class _PrefillEngine:
     def __init__(self, model: AttentionTime, linear_s_per_token: float) -> None:
         self.model = model
         self.linear_s_per_token = linear_s_per_token
-        self.ready: deque[str] = deque()
+        self.ready: list[tuple[float, str]] = []
         self.assigned: dict[str, _Turn] = {}
 
 
@@ -115,17 +116,21 @@ def drive(
     stop_s: float = np.inf,
     window_s: float = 10.0,
     seed: int = 0,
+    batch_tokens: int = 0,
     compiled: bool = True,
     prepare: Callable[[Scheduler], None] | None = None,
     progress: Callable[[float, int], None] | None = None,
 ) -> Driven:
     """Run ``agents`` sessions of the scenario's workload (again from the first if it has fewer).
 
-    ``rate_aps``: agents a second, Poisson; None: all at once. ``stop_s``: simulated seconds after which
+    ``rate_aps``: agents a second, Poisson; None: all at once. ``batch_tokens``: most tokens of an
+    engine's forward batch, beside the quota (0: no limit). ``stop_s``: simulated seconds after which
     to stop. ``prepare`` gets the scheduler before its first event, ``progress`` simulated seconds and
     ended turns now and then.
     """
-    run = _Run(scenario, Scheduler(settings, compiled=compiled), nodes, seed, window_s)
+    run = _Run(
+        scenario, Scheduler(settings, compiled=compiled), nodes, seed, window_s, batch_tokens
+    )
     if prepare is not None:
         prepare(run.scheduler)
     for node in nodes:
@@ -147,7 +152,9 @@ class _Run:
         nodes: Sequence[NodeJoined],
         seed: int,
         window_s: float,
+        batch_tokens: int,
     ) -> None:
+        self.batch_tokens = batch_tokens
         self.workload = scenario.workload
         self.rules = scenario.rules
         self.scheduler = scheduler
@@ -268,7 +275,7 @@ class _Run:
             if turn is None:
                 continue
             if isinstance(decision, events.PrefillPlaced):
-                turn.prefill = decision.engine
+                turn.prefill, turn.key = decision.engine, decision.key
                 self.prefill[decision.engine].assigned[decision.request] = turn
             elif isinstance(decision, events.DecodePlaced):
                 turn.decode = decision.engine
@@ -311,8 +318,9 @@ class _Run:
 
     def ready(self, name: str) -> None:
         """All hits are in memory: the prefill engine may take the request up."""
-        engine = self.turns[name].prefill
-        self.prefill[engine].ready.append(name)
+        turn = self.turns[name]
+        engine = turn.prefill
+        insort(self.prefill[engine].ready, (turn.key, name))
         group = self.group_of[engine]
         if not self.busy[group]:
             self.busy[group] = True
@@ -324,10 +332,12 @@ class _Run:
         chunks: list[tuple[str, int]] = []
         for name in self.engines[group]:
             engine = self.prefill[name]
-            turns = [self.turns[request] for request in engine.ready]
+            turns = [self.turns[request] for _, request in engine.ready]
             cached = np.array([turn.hit + turn.computed for turn in turns], dtype=np.int64)
             left = np.array([turn.miss - turn.computed for turn in turns], dtype=np.int64)
-            whole, part = self.pack(engine.model, cached, left, self.rules.quota_s, 0)
+            whole, part = self.pack(
+                engine.model, cached, left, self.rules.quota_s, self.batch_tokens
+            )
             taken = left[:whole].tolist() + ([part] if part else [])
             if turns and not taken:  # one block of the head alone, so that it advances
                 taken = [min(self.rules.block_tokens, int(left[0]))]
@@ -335,7 +345,9 @@ class _Run:
             busy_s = batch_seconds(engine.model, cached[: len(sizes)], sizes) if taken else 0.0
             attention.append(busy_s)
             seconds = max(seconds, busy_s + engine.linear_s_per_token * float(sizes.sum()))
-            chunks.extend(zip(list(engine.ready), taken, strict=False))
+            chunks.extend(
+                (request, n) for (_, request), n in zip(engine.ready, taken, strict=False)
+            )
         if min(attention) > 0:
             self.attention_max_s += max(attention)
             self.attention_mean_s += sum(attention) / len(attention)
@@ -348,7 +360,7 @@ class _Run:
             turn.computed += tokens
             if turn.computed == turn.miss:
                 engine = self.prefill[turn.prefill]
-                engine.ready.remove(name)
+                engine.ready.remove((turn.key, name))
                 del engine.assigned[name]
                 self.first_token(name, turn)
         self.busy[group] = any(self.prefill[name].ready for name in self.engines[group])

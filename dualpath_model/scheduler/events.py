@@ -228,12 +228,14 @@ Event = (
 class PrefillPlaced:
     """A request has its prefill engine; the other fields are what the choice went by.
 
+    ``key``: the request's place in the queue; an engine packs those that are ready least key first.
     ``engine_class``: 2 (short read queue) or 3. ``tok``, ``read_q``: of the engine and its node before.
     """
 
     request: str
     attempt: int
     engine: str
+    key: float
     engine_class: int
     tok: int
     read_q: int

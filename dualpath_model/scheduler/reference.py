@@ -196,6 +196,7 @@ class Scheduler:
                     request.id,
                     request.attempt,
                     row.engine,
+                    request.key,
                     row.engine_class,
                     row.tok,
                     row.read_q,

@@ -92,6 +92,10 @@ class Literal:
     def in_order(self) -> list[dict[str, Any]]:
         return sorted(self.requests.values(), key=lambda request: request["position"])
 
+    def in_queue_order(self) -> list[dict[str, Any]]:
+        """FIFO; requests that return keep their position."""
+        return self.in_order()
+
     def current(self, event: Any) -> dict[str, Any] | None:
         request = self.requests.get(event.request)
         return request if request and request["attempt"] == event.attempt else None
@@ -244,7 +248,7 @@ class Literal:
     def prefill(self, group: str) -> list[Plain]:
         """FIFO. Never tok > beta; short read queues (class 2) before long ones; least tok."""
         decided: list[Plain] = []
-        for request in self.in_order():
+        for request in self.in_queue_order():
             if request["prefill"] is not None:
                 continue
             best: tuple[int, int] | None = None
@@ -259,9 +263,8 @@ class Literal:
             if best is None:
                 break
             queue = self.node_of(chosen)["read_q"]
-            decided.append(
-                ("prefill placed", request["id"], request["attempt"], chosen, *best, queue)
-            )
+            went_by = (float(request["position"]), *best, queue)
+            decided.append(("prefill placed", request["id"], request["attempt"], chosen, *went_by))
             self.take_prefill(request, chosen)
             decided += self.order_read(request)
         return decided
@@ -269,7 +272,7 @@ class Literal:
     def decode(self, group: str) -> list[Plain]:
         """Phase 1 for every request of the global queue, then phase 2 in this group."""
         decided: list[Plain] = []
-        waiting = [request for request in self.in_order() if request["decode"] is None]
+        waiting = [request for request in self.in_queue_order() if request["decode"] is None]
         for request in waiting:
             groups = [name for name in self.groups("decode") if self.open_engines(name)]
             if request["group"] is None and groups:
@@ -300,7 +303,7 @@ class Literal:
         """R: the longest prefix of the group's private queue that fits its free HBM."""
         room = sum(map(self.free, self.open_engines(group)))
         prefix = []
-        for request in self.in_order():
+        for request in self.in_queue_order():
             if request["decode"] is None and request["group"] == group:
                 room -= request["hold"]
                 if room < 0:
@@ -322,12 +325,15 @@ class Literal:
         return int(placed + sum(waiting))
 
     def order_read(self, request: dict[str, Any]) -> list[Plain]:
-        """Once both engines are known, the node with the shorter read queue reads all hits."""
+        """Once both engines are known, the node with the shorter read queue reads all hits.
+
+        Equal queues: the node that was given fewer tokens since it joined; then the prefill node.
+        """
         if request["prefill"] is None or request["decode"] is None:
             return []
         sides = [self.engines[request[pool]]["node"] for pool in ("prefill", "decode")]
-        queues = [self.nodes[name]["read_q"] for name in sides]
-        tokens = (request["hit"], 0) if queues[0] <= queues[1] else (0, request["hit"])
+        loads = [(self.nodes[name]["read_q"], self.nodes[name]["given"]) for name in sides]
+        tokens = (request["hit"], 0) if loads[0] <= loads[1] else (0, request["hit"])
         self.take_read(request, sides, tokens)
         both = (sides[0], tokens[0], sides[1], tokens[1])
         return [("read ordered", request["id"], request["attempt"], *both)]
@@ -353,6 +359,7 @@ class Literal:
             if part:
                 request["reads"][name] = part
                 self.nodes[name]["read_q"] += part
+                self.nodes[name]["given"] += part
 
     # ---- nodes and engines ----
 
@@ -370,6 +377,7 @@ class Literal:
             "engines": [],
             "limits": event.limits,
             "read_q": 0,
+            "given": 0,
         }
         self.gone -= {("node", event.node), ("group", event.group)}
         for name in event.engines:

@@ -1,0 +1,100 @@
+"""The reference scheduler for people: drive it with a scenario, replay its log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from app.files import written_aside
+from dualpath_model.scenario import Scenario
+from dualpath_model.scheduler.events import Decision, Event
+from dualpath_model.scheduler.log import DecisionLog, Replayed, replay
+from dualpath_model.scheduler.reference import Scheduler
+from solvers.driver import drive
+from solvers.scheduling import configure
+
+_EVERY = 20_000  # events between two words of progress
+
+
+def run_schedule(
+    scenario: Scenario, policy: str, patience: int, log: Path | None, **how: Any
+) -> dict[str, Any]:
+    """Drive the scheduler (``how``: see :func:`solvers.driver.drive`) and return what happened.
+
+    ``log``: where to write the decision log, all of it or nothing. Raises InputError for an unknown
+    policy, InfeasibleError where the scenario cannot be served.
+    """
+    settings, nodes = configure(scenario, policy, patience)
+    with contextlib.ExitStack() as stack:
+        file = None if log is None else stack.enter_context(written_aside(log))
+
+        def prepare(scheduler: Scheduler) -> None:
+            if file is not None:
+                DecisionLog(scheduler, file)
+
+        driven = drive(scenario, settings, nodes, prepare=prepare, progress=_say_time, **how)
+    return {"scenario": scenario.name, "patience": patience, **asdict(driven)}
+
+
+def replay_log(log: Path, *, compiled: bool, each: bool) -> dict[str, Any]:
+    """Replay a decision log and return how it compares. Raises InputError if it is not one."""
+    counts: Counter[str] = Counter()
+    events = refused = different = 0
+    first: dict[str, Any] | None = None
+    for step in replay(log, compiled=compiled):
+        events += 1
+        if isinstance(step.again, str):
+            refused += 1
+        else:
+            counts.update(decision["kind"] for decision in step.again)
+        if not step.same:
+            different += 1
+            first = first or {
+                "line": step.line,
+                "event": asdict(step.event),
+                "logged": step.logged,
+                "now": step.again,
+            }
+        if each:
+            _print_step(step)
+        elif events % _EVERY == 0:
+            print(f"{events} events", file=sys.stderr)
+    return {
+        "log": str(log),
+        "events": events,
+        "refused": refused,
+        "decisions": dict(counts),
+        "different": different,
+        "first_difference": first,
+    }
+
+
+def event_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a decision log's events and decisions."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(list[Event | Decision]).json_schema()
+
+
+def _print_step(step: Replayed) -> None:
+    mark = " " if step.same else "!"
+    print(f"{mark} {step.line:6} {_fields(asdict(step.event))}")
+    outcome = (
+        [f"refused: {step.again}"] if isinstance(step.again, str) else map(_fields, step.again)
+    )
+    for line in outcome:
+        print(f"{mark}        -> {line}")
+
+
+def _fields(record: dict[str, Any]) -> str:
+    """Return a record as one line, its kind first."""
+    words = [f"{name}={value}" for name, value in record.items() if name != "kind" and value != {}]
+    return " ".join([record["kind"], *words])
+
+
+def _say_time(simulated_s: float, turns: int) -> None:
+    print(f"{simulated_s:.0f} s simulated, {turns} turns", file=sys.stderr)
