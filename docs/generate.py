@@ -19,6 +19,7 @@ from dualpath_model.closed_form import BottleneckFree, of_loads, solve
 from dualpath_model.loads import movement
 from dualpath_model.paths import PAPER, Payload, uses
 from dualpath_model.scenario import Scenario, load_scenario
+from dualpath_model.scheduler.policies import POLICIES
 from solvers.derivation import equations
 from solvers.real_traffic import ratio_range, real_traffic_range
 from solvers.statements import Chain, Equation
@@ -258,7 +259,17 @@ def hit_rate_table() -> str:
     return "\n".join(lines)
 
 
+def policy_table() -> str:
+    """Return the policies and the rules that each replaces."""
+    lines = ["| policy | meaning | replaces |", "|---|---|---|"]
+    for policy in POLICIES.values():
+        replaced = ", ".join(f"`{name}`" for name in policy.rules) or "nothing"
+        lines.append(f"| `{policy.name}` | {policy.meaning} | {replaced} |")
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "policies": policy_table,
     "step table": step_table,
     "load table": load_table,
     "derivation of the paper": derivation_of_the_paper,

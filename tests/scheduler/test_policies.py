@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dualpath_model.errors import InputError
-from dualpath_model.scheduler import events, paper, policies, priced, round_robin, split
+from dualpath_model.scheduler import events, paper, placement, policies, priced, round_robin, split
 from dualpath_model.scheduler.arrays import Nodes
 from dualpath_model.scheduler.events import Decision, Limits, Prices, Settings
 from dualpath_model.scheduler.ledger import Ledger
@@ -88,6 +89,14 @@ def test_a_short_queue_comes_before_fewer_tokens() -> None:
     assert (placed.engine, placed.engine_class, placed.tok) == ("p1.0", 2, 999)
 
 
+def test_a_long_queue_is_placed_in_one_fetch_in_order() -> None:
+    made = scheduler("dualpath", [Limits(0, 500, 0)], [LIMITS])
+    for i in range(1000):
+        made.handle(events.Submit(f"r{i}", 1, 0))
+    placed = of(list(made.handle(events.Fetch("P", 0))), events.PrefillPlaced)
+    assert [decision.request for decision in placed] == [f"r{i}" for i in range(501)]
+
+
 @given(queues, queues, hits)
 def test_the_shorter_queue_reads_all(queue_p: int, queue_d: int, hit: int) -> None:
     nodes = two_nodes(queue_p, queue_d)
@@ -111,6 +120,18 @@ def test_balanced_tokens(
     z_factor: float, queued: int, held: int, engines: int, expected: int
 ) -> None:
     assert paper.balanced_tokens(z_factor, queued, held, engines) == expected
+
+
+@given(st.integers(1, 30), st.lists(st.integers(1, 12), max_size=8))
+def test_the_fitting_prefix_stops_at_the_first_that_does_not_fit(
+    free: int, holds: list[int]
+) -> None:
+    ledger = Ledger(Settings(), compiled=False)
+    ledger.join_node(events.NodeJoined("d", "decode", "D", ("d.0",), Limits(1, 0, free)))
+    hold = np.array(holds, dtype=np.int64)
+    fitting = placement.fitting_prefix(ledger.state().decode, 0, hold, hold)
+    fits = [count for count in range(len(holds) + 1) if sum(holds[:count]) <= free]
+    assert fitting == max(fits)
 
 
 # ---- split -----------------------------------------------------------------------------------------
@@ -147,6 +168,44 @@ def test_split_halves_on_equal_idle_nodes() -> None:
 
 
 # ---- priced ----------------------------------------------------------------------------------------
+
+
+small = st.floats(0.0, 1.0)
+
+
+@given(
+    st.lists(small, min_size=6, max_size=6),
+    st.lists(small, min_size=4, max_size=4),
+    st.integers(0, 1000),
+    st.integers(0, 1000),
+    st.sampled_from(("p", "d")),
+)
+def test_priced_costs_are_backlog_and_price_times_seconds(
+    prices: list[float], knobs: list[float], read_q: int, tok: int, node: str
+) -> None:
+    price, near_s, far_s, miss_s, read_price, engine_price = prices
+    on_decode, hit_share, weight, backlog = knobs
+    own = Prices(read_price, engine_price, ("cnic",), (price,), (near_s,), (far_s,), (miss_s,))
+    limits = Limits(1, 1000, 1000, 20.0, 5.0, own)
+    more = {"split": on_decode, "hit_share": hit_share, "price_weight_s": weight}
+    made = scheduler("priced", [limits], [limits], **more)
+    accounts = made.ledger.by_name()
+    accounts.nodes[f"{node}0"].read_q = read_q
+    accounts.nodes[f"{node}0"].backlog_s = (backlog,)
+    accounts.engines[f"{node}0.0"].tok = tok
+    state = made.ledger.state()
+    number, engines = state.node[f"{node}0"], state.prefill if node == "p" else state.decode
+    moving = backlog + weight * price
+    near = (read_q / 20.0 + weight * read_price) / 20.0 + moving * near_s
+    costs = [getattr(state.nodes, name)[number] for name in ("near_cost", "far_cost", "miss_cost")]
+    assert costs == pytest.approx([near, moving * far_s, moving * miss_s])
+    here = on_decode if node == "d" else 1 - on_decode  # expected share of reads on this side
+    hit = here * near + (1 - here) * moving * far_s
+    token = (tok / 5.0 + weight * engine_price) / 5.0
+    token += hit_share * hit + (1 - hit_share) * moving * miss_s
+    key = priced.engine_cost(engines, state.nodes, 0)
+    assert key == pytest.approx(token * 1e15, rel=1e-9, abs=1)
+    assert engines.key_tree[1] == key
 
 
 @given(queues, queues, hits, queues, queues)
