@@ -19,7 +19,7 @@ from dualpath_model.parameters import (
     read_bytes_per_token,
     read_tokens_per_s,
 )
-from dualpath_model.paths import Direction, Key, Payload, Phase, Pool, Resource
+from dualpath_model.paths import Direction, Key, Payload, Pool, Resource
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.attention import AttentionTime, attention_time
 from dualpath_model.scheduler.events import MOST_TOKENS, Limits, NodeJoined, Prices, Settings
@@ -100,20 +100,17 @@ def quota_model(scenario: Scenario, node: Node) -> AttentionTime:
 def transfer_costs(scenario: Scenario, pool: Pool, node: Node) -> Prices:
     """Return the seconds that tokens take on each resource of ``node`` that moves KV-cache.
 
-    From the step table, without the storage read itself, which the scheduler counts in tokens (on a
-    node without a storage NIC it is on the compute NICs and counted here too). Dual values are 0.
+    From the step table, all of its resources but the storage NIC, whose queue the scheduler counts in
+    tokens (without one, reads are on the compute NICs and counted here too). Dual values are 0.
     """
     llm, serving = scenario.llm, scenario.serving
     token = {Payload.HIT: _read_bytes(scenario)}
     stored = llm.kv_bytes_per_token(serving.kv_dtype)
     rest = {Payload.MISS: stored, Payload.APPENDED: stored}
-    table = serving.table
-    if not node.shares_nic:
-        table = table.where(lambda step: step.phase is not Phase.READ)
     tensor = parallelism(scenario, pool).tensor
     copies = {pool: llm.replication(tensor)}
-    hit = movement(table, token, replication=copies).only(pool)
-    miss = movement(table, rest, replication=copies).only(pool)
+    hit = movement(serving.table, token, replication=copies).only(pool)
+    miss = movement(serving.table, rest, replication=copies).only(pool)
     if node.shares_nic:
         hit, miss = hit.on_shared_nic(pool), miss.on_shared_nic(pool)
     near_split = 0.0 if pool is Pool.PREFILL else 1.0
