@@ -137,7 +137,7 @@ def decide_decode(
     placed: IntArray,
 ) -> bool:
     """Place one request on a decode engine: both phases."""
-    group = designate_decode(decode, requests.prompt[row])
+    group = designate_decode(decode, requests.prompt[row], requests.hold[row])
     prompt, hit = requests.prompt[row : row + 1], requests.hit[row : row + 1]
     hold, other = requests.hold[row : row + 1], requests.prefill_engine[row : row + 1]
     count, _ = place_decode(
@@ -465,7 +465,8 @@ class Load:
                 {name: EngineAccount() for name in engines},
                 {name: NodeAccount() for name in joined},
             )
-        state = build(joined, accounts, {}, events.Settings())
+        queued = {node.group: 0 for node in joined.values()}
+        state = build(joined, accounts, queued, events.Settings())
         self.ways.refresh(state.prefill, state.decode, state.nodes)
         return state
 
@@ -578,7 +579,8 @@ def adversarial(ways: Ways, engines: int) -> dict[str, float]:
             {n: EngineAccount(*row) for n, row in zip(names, rows, strict=True)},
             {node: NodeAccount() for node in joined},
         )
-        state = build(joined, accounts, {}, events.Settings())
+        queued = {node.group: 0 for node in joined.values()}
+        state = build(joined, accounts, queued, events.Settings())
         ways.refresh(state.prefill, state.decode, state.nodes)
         chosen = []
         for key, way in (("", ways.attack), ("_scan", ways.attack_scan)):

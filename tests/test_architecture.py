@@ -14,6 +14,7 @@ import pytest
 
 import dualpath_model
 import solvers
+from dualpath_model import scheduler
 from docs import generate
 from tests.conftest import ROOT
 
@@ -54,7 +55,9 @@ def test_the_command_line_starts_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("package", [dualpath_model, solvers], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "package", [dualpath_model, scheduler, solvers], ids=lambda module: module.__name__
+)
 def test_public_names_exist_and_are_documented(package: object) -> None:
     names: list[str] = package.__all__  # type: ignore[attr-defined]
     assert names == sorted(

@@ -58,7 +58,9 @@ class Engines(NamedTuple):
     room_tree: IntArray
     """Decode: index of ``-free``."""
     group_tree: IntArray
-    """Index of the groups by what the policy minimises."""
+    """Index of the groups by what the policy minimises, NONE for one without open engines."""
+    group_room_tree: IntArray
+    """Index of the negative of the largest limit among each group's open engines."""
 
 
 class Nodes(NamedTuple):

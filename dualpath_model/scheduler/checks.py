@@ -10,6 +10,7 @@ from dualpath_model.errors import InputError
 from dualpath_model.scheduler.events import (
     MOST_TOKENS,
     EngineReport,
+    Event,
     Limits,
     NodeJoined,
     Prices,
@@ -44,6 +45,15 @@ def named(kind: str, value: Any) -> None:
         )
 
 
+def event(value: Any) -> None:
+    """Check that it is an event, and that what names something in it is text."""
+    if not isinstance(value, Event):
+        raise InputError(f"{value!r} is not an event; give one of dualpath_model.scheduler.events")
+    for name in ("request", "node", "engine", "group"):
+        if not isinstance(getattr(value, name, ""), str):
+            raise InputError(f"{name} is {getattr(value, name)!r}; it must be a name, text")
+
+
 def submit(event: Submit) -> None:
     """Check a new request."""
     named("request", event.request)
@@ -56,6 +66,8 @@ def submit(event: Submit) -> None:
 def engine_report(engine: str, report: EngineReport, limit_tokens: int) -> None:
     """Check what a leader says of an engine whose HBM holds ``limit_tokens`` (prefill: any)."""
     where = f"report on engine '{engine}': "
+    if not isinstance(report, EngineReport):
+        raise InputError(f"{where}it is {report!r}; give an EngineReport")
     for name in ("seq", "tok", "free_tokens"):
         value = getattr(report, name)
         if value is not None:

@@ -23,7 +23,7 @@ PoolName = Literal["prefill", "decode"]
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A request arrives. Its id must be new among the unfinished ones.
+    """A request arrives. Its id must be new: late events of an old one would be taken for its own.
 
     ``hit_tokens`` of the prompt are read from storage; ``reserve_tokens`` is the room kept in the
     decode engine's HBM beyond the prompt (the most that may be generated; 0: reports tell the growth).
@@ -40,7 +40,8 @@ class Submit:
 class EngineReport:
     """What a leader says of one engine; None: keep the scheduler's own account.
 
-    ``seq``: unfinished requests. ``tok``: their tokens. ``free_tokens``: free HBM, decode only.
+    ``seq``: unfinished requests. ``tok``: their tokens. ``free_tokens``: free HBM, decode only, at most
+    the node's ``hbm_tokens``.
     """
 
     seq: Tokens | None = None

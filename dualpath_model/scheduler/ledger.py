@@ -136,8 +136,10 @@ class Ledger:
             )
         self._check_new(node.engines)
         accounts = self.by_name()
+        given = [account.given for account in accounts.nodes.values()]
         self.joined[node.node] = node
-        accounts.nodes[node.node] = NodeAccount()
+        # a newcomer counts as average, or it would win every tie until it has caught up with the rest
+        accounts.nodes[node.node] = NodeAccount(given=sum(given) // max(1, len(given)))
         self.lost_nodes.discard(node.node)
         self.lost_groups.discard(node.group)
         self.queued.setdefault(node.group, 0)
@@ -183,9 +185,12 @@ class Ledger:
             checks.limits(name, self.joined[name].pool, value)
         accounts = self.by_name()
         for name, value in limits.items():
+            if value.hbm_tokens != self.joined[name].limits.hbm_tokens:
+                for engine in self.joined[name].engines:
+                    accounts.engines[engine].free = None
             self.joined[name] = replace(self.joined[name], limits=value)
-            for engine in self.joined[name].engines:
-                accounts.engines[engine].free = None
+        for account in accounts.nodes.values():  # counted at the old costs: the caller counts again
+            account.backlog_s = ()
 
     def pool_of(self, group: str) -> PoolName | None:
         """Return the pool of a group; None if it has no nodes."""
@@ -197,9 +202,13 @@ class Ledger:
         """Return whether a group has any engine."""
         return any(node.engines for node in self.joined.values() if node.group == group)
 
-    def largest_hbm_tokens(self) -> int | None:
-        """Return the room of the largest decode engine, None where there is none."""
-        limit = self.state().decode.limit
+    def largest_hbm_tokens(self, group: str | None = None) -> int | None:
+        """Return the HBM of the largest decode engine (of a group), None where there is none."""
+        state = self.state()
+        limit = state.decode.limit
+        if group is not None:
+            first, last = state.decode.group_first[state.numbers["decode"].group[group] :][:2]
+            limit = limit[first:last]
         return int(limit.max()) if limit.size else None
 
     def _check_new(self, engines: Iterable[str]) -> None:
@@ -234,11 +243,10 @@ class Ledger:
             if name not in self.lost_nodes
         }
         named = {*engines, *(engine for node in nodes for engine in _engines_of(state, node))}
-        faults = self._faults(state, pool, engines, nodes)
+        at_fault, faults = self._faults(state, pool, engines, nodes)
         if faults:
-            self._open(state, pool, faults, False)
-            first = next(iter(faults.values()))
-            raise InputError(f"{first}; the engine gets no work until a good report names it")
+            self._open(state, pool, at_fault, False)
+            raise InputError(f"{faults[0]}; the engine gets no work until a good report names it")
         for engine, (_, report) in engines.items():
             _adopt(state, pool, engine, report)
         for node, (_, tokens) in nodes.items():
@@ -252,21 +260,24 @@ class Ledger:
         pool: PoolName,
         engines: Mapping[int, tuple[str, EngineReport]],
         nodes: Mapping[int, tuple[str, int]],
-    ) -> dict[int, str]:
-        """Return the engines with impossible numbers, and what is wrong with them."""
-        faults = {}
+    ) -> tuple[list[int], list[str]]:
+        """Return the engines with impossible numbers, and what is wrong, a sentence each."""
+        at_fault: list[int] = []
+        faults: list[str] = []
         for engine, (name, report) in engines.items():
             most = int(state.decode.limit[engine]) if pool == "decode" else MOST_TOKENS
             try:
                 checks.engine_report(name, report, most)
             except InputError as error:
-                faults[engine] = str(error)
+                at_fault.append(engine)
+                faults.append(str(error))
         for node, (name, tokens) in nodes.items():
             try:
                 checks.whole(f"report on node '{name}': read_q", tokens)
             except InputError as error:
-                faults |= dict.fromkeys(_engines_of(state, node), str(error))
-        return faults
+                at_fault.extend(_engines_of(state, node))
+                faults.append(str(error))
+        return at_fault, faults
 
     def _engine_in(self, group: str, name: str, pool: PoolName) -> int:
         node = self.node_of.get(name)
@@ -299,16 +310,23 @@ class Ledger:
 
     # ---- placing and leaving -----------------------------------------------------------------
 
-    def designate(self, pool: PoolName, prompt_tokens: int) -> str | None:
+    def designate(self, pool: PoolName, prompt_tokens: int, hold_tokens: int) -> str | None:
         """Choose the group that a request waits for, its tokens counted there; None: any, or none."""
         state = self.state()
-        choose = self._designate_prefill if pool == "prefill" else self._designate_decode
-        number = choose(state.pool(pool), prompt_tokens)
+        if pool == "prefill":
+            number = self._designate_prefill(state.prefill, prompt_tokens)
+        else:
+            number = self._designate_decode(state.decode, prompt_tokens, hold_tokens)
         if number < 0:
             return None
         group = state.numbers[pool].groups[number]
         self.queued[group] += prompt_tokens
         return str(group)
+
+    def unqueue(self, group: str, prompt_tokens: int) -> None:
+        """Take tokens out of a group's private queue again."""
+        self.by_name()
+        self.queued[group] -= prompt_tokens
 
     def place_prefill(
         self,
@@ -392,10 +410,15 @@ class Ledger:
         number = state.numbers["decode"].engine[engine]
         self._add_decode(state.decode, state.nodes, number, -1, -prompt_tokens, -hold_tokens)
 
-    def end_transfers(
-        self, prefill_engine: str, decode_engine: str, read: tuple[int, int], miss_tokens: int
+    def count_transfers(
+        self,
+        prefill_engine: str,
+        decode_engine: str,
+        read: tuple[int, int],
+        miss_tokens: int,
+        sign: int,
     ) -> None:
-        """Count a request's transfers between the memories of its nodes as done or given up."""
+        """Count a request's transfers between its nodes' memories: 1 to do, -1 done or given up."""
         state = self.state()
         self._add_transfers(
             state.prefill,
@@ -405,7 +428,7 @@ class Ledger:
             state.node[self.node_of[decode_engine]],
             *read,
             miss_tokens,
-            -1,
+            sign,
         )
 
 

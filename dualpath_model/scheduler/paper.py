@@ -63,9 +63,15 @@ def choose_prefill(engines: Engines, group: int) -> int:
 
 
 @compilable
-def choose_decode_group(engines: Engines) -> int:
-    """Phase 1: return the group with the least total tok, or -1 if there is none."""
-    return least(engines.group_tree, 0, engines.group_tok.shape[0])
+def choose_decode_group(engines: Engines, hold: int) -> int:
+    """Phase 1: return the group with the least total tok, or -1 if there is none.
+
+    A group counts only if one of its engines could ever ``hold`` the request: the paper's groups are
+    alike, and elsewhere a request that fits nowhere would block its group's queue for good.
+    """
+    count = engines.group_tok.shape[0]
+    tree = engines.group_tree
+    return least_within(tree, 0, count, tree, NONE - 1, engines.group_room_tree, hold)
 
 
 @compilable

@@ -78,17 +78,19 @@ def refresh_all(prefill: Engines, decode: Engines, nodes: Nodes) -> None:
 @compilable
 def recount_group(engines: Engines, group: int) -> None:
     """Sum up a group after its engines were reported, opened or closed."""
-    held, free, count, rate = 0, 0, 0, 0.0
+    held, free, count, rate, largest = 0, 0, 0, 0.0, 0
     for engine in range(engines.group_first[group], engines.group_first[group + 1]):
         rate += engines.rate[engine]
         if engines.open[engine]:
             held += engines.tok[engine]
             free += engines.free[engine]
             count += 1
+            largest = max(largest, engines.limit[engine])
     engines.group_held[group] = held
     engines.group_free[group] = free
     engines.group_open[group] = count
     engines.group_rate[group] = rate
+    set_value(engines.group_room_tree, group, -largest)
     refresh_group(engines, group)
 
 
@@ -212,9 +214,9 @@ def designate_prefill(engines: Engines, length: int) -> int:
 
 
 @compilable
-def designate_decode(engines: Engines, length: int) -> int:
+def designate_decode(engines: Engines, length: int, hold: int) -> int:
     """Phase 1 for one request: return its group (-1: there is none), its tokens counted there."""
-    group = choose_decode_group(engines)
+    group = choose_decode_group(engines, hold)
     if group >= 0:
         add_group_tokens(engines, group, length)
     return group

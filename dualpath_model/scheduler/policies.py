@@ -39,9 +39,9 @@ def read_nothing(nodes: Nodes, prefill_node: int, decode_node: int, hit: int) ->
 _IN_TURN: dict[str, Callable[..., Any]] = {
     "prefill_key": round_robin.prefill_key,
     "decode_key": round_robin.decode_key,
-    "choose_prefill_group": round_robin.choose_group,
+    "choose_prefill_group": round_robin.choose_prefill_group,
     "choose_prefill": round_robin.choose_prefill,
-    "choose_decode_group": round_robin.choose_group,
+    "choose_decode_group": round_robin.choose_decode_group,
     "choose_decode": round_robin.choose_decode,
 }
 

@@ -60,6 +60,7 @@ class Scheduler:
     def handle(self, event: Event) -> tuple[Decision, ...]:
         """Take in one event and return what is decided. Raises InputError for a bad event."""
         try:
+            checks.event(event)
             decisions = self._HANDLERS[type(event)](self, event)
         except InputError as error:
             if self.observer is not None:
@@ -162,13 +163,13 @@ class Scheduler:
 
     def _fetch(self, event: events.Fetch) -> tuple[Decision, ...]:
         checks.whole(f"fetch of group '{event.group}': number", event.number, 0, 2**62)
+        if event.group in self.ledger.lost_groups:
+            return ()
         number, answer = self.answers.get(event.group, (-1, ()))
         if event.number <= number:
             return answer if event.number == number else ()
         pool = self.ledger.pool_of(event.group)
         if pool is None:
-            if event.group in self.ledger.lost_groups:
-                return ()
             raise InputError(f"group '{event.group}' is unknown; one of its nodes joins first")
         self.ledger.take_report(event, pool)
         place = self._place_prefill if pool == "prefill" else self._place_decode
@@ -234,8 +235,8 @@ class Scheduler:
     def _designate(self, pool: PoolName) -> Iterator[Decision]:
         """Phase 1: move the requests of the pool's common queue to private queues of groups."""
         for request in self.waiting[pool].drain():
-            group = self.ledger.designate(pool, request.prompt_tokens)
-            if group is None:  # every engine of the pool is closed
+            group = self.ledger.designate(pool, request.prompt_tokens, request.hold_tokens)
+            if group is None:  # no engine is open, or none holds it any more
                 self.waiting[pool].add(request)
                 continue
             self.private[group].add(request)
@@ -269,10 +270,14 @@ class Scheduler:
     def _leave_prefill(self, request: Request) -> None:
         assert request.prefill is not None
         self.ledger.leave_prefill(request.prefill, request.prompt_tokens)
+        self._count_transfers(request, -1)
+
+    def _count_transfers(self, request: Request, sign: int) -> None:
         if request.ordered is not None:
+            assert request.prefill is not None
             assert request.decode is not None
-            self.ledger.end_transfers(
-                request.prefill, request.decode, request.ordered, request.miss_tokens
+            self.ledger.count_transfers(
+                request.prefill, request.decode, request.ordered, request.miss_tokens, sign
             )
 
     def _leave_decode(self, request: Request) -> None:
@@ -332,17 +337,34 @@ class Scheduler:
         hurt = [request for request in self.requests.values() if request.is_on(engines)]
         decisions = tuple(map(self._give_back, sorted(hurt, key=lambda r: r.position)))
         self.ledger.lose_engines(node, engines)
-        owner = self.ledger.joined[node]
-        if not self.ledger.has_engines(owner.group):
-            for request in self.private[owner.group].drain():
-                self.waiting[owner.pool].add(request)
-            self.ledger.queued[owner.group] = 0
+        self._release_misfits()
         return decisions
+
+    def _release_misfits(self) -> None:
+        """Let go of what waits for a group that has no engine (any more) that could take it."""
+        for group, queue in self.private.items():
+            pool = self.ledger.pool_of(group)
+            if pool is None or not queue:
+                continue
+            if pool == "prefill":
+                misfits = [] if self.ledger.has_engines(group) else list(queue)
+            else:
+                room = self.ledger.largest_hbm_tokens(group) or 0
+                misfits = [request for request in queue if request.hold_tokens > room]
+            for request in misfits:
+                queue.remove(request)
+                self.waiting[pool].add(request)
+                self.ledger.unqueue(group, request.prompt_tokens)
 
     def _parameters_changed(self, event: events.ParametersChanged) -> tuple[Decision, ...]:
         if event.settings is not None:
             checks.settings(event.settings)
-        self.ledger.set_limits(event.limits)
+        if event.limits:
+            self.ledger.set_limits(event.limits)
+            for request in self.requests.values():
+                if not request.prefill_finished:
+                    self._count_transfers(request, 1)
+            self._release_misfits()
         if event.settings is not None:
             self.settings = event.settings
             self.ledger.follow(event.settings)

@@ -25,13 +25,19 @@ def decode_key(engines: Engines, nodes: Nodes, engine: int) -> int:
 
 
 @compilable
-def choose_group(engines: Engines) -> int:
+def choose_prefill_group(engines: Engines) -> int:
     """Return the group of the pool's next open engine in turn, or -1 if there is none."""
+    return choose_decode_group(engines, 0)
+
+
+@compilable
+def choose_decode_group(engines: Engines, hold: int) -> int:
+    """Return the group of the next open engine in turn that could ever hold the request, or -1."""
     pool = engines.group_tok.shape[0]
     count = engines.tok.shape[0]
     for step in range(1, count + 1):
         engine = (engines.cursor[pool] + step) % count
-        if engines.open[engine]:
+        if engines.open[engine] and engines.limit[engine] >= hold:
             engines.cursor[pool] = engine
             return int(engines.group[engine])
     return -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,9 +53,10 @@ class Accounts:
 class PoolNumbers:
     """The engines and groups of one pool: names by number and numbers by name."""
 
-    def __init__(self, nodes: list[NodeJoined]) -> None:
-        """Number them: groups and nodes as they joined, the nodes of a group together."""
-        self.groups = list(dict.fromkeys(node.group for node in nodes))
+    def __init__(self, nodes: list[NodeJoined], groups: Iterable[str]) -> None:
+        """Number them: ``groups`` in their order, the nodes of a group together as they joined."""
+        present = {node.group for node in nodes}
+        self.groups = [group for group in groups if group in present]
         self.group = {name: number for number, name in enumerate(self.groups)}
         self.nodes = sorted(nodes, key=lambda node: self.group[node.group])  # stable: by joining
         self.engines = [engine for node in self.nodes for engine in node.engines]
@@ -110,12 +111,14 @@ def build(
     queued: Mapping[str, int],
     settings: Settings,
 ) -> State:
-    """Return the arrays of the ``joined`` nodes; ``queued``: tokens in each group's private queue.
+    """Return the arrays of the ``joined`` nodes.
+
+    ``queued``: the groups in the order in which they came, with the tokens in their private queues.
 
     The indexes are left empty: :func:`placement.refresh_all` of the policy fills them.
     """
     numbers = {
-        pool: PoolNumbers([node for node in joined.values() if node.pool == pool])
+        pool: PoolNumbers([node for node in joined.values() if node.pool == pool], queued)
         for pool in POOL_NAMES
     }
     nodes = [*numbers["prefill"].nodes, *numbers["decode"].nodes]
@@ -182,6 +185,7 @@ def _engines(
         tok_tree=empty.copy(),
         room_tree=empty.copy(),
         group_tree=tree_of(np.full(groups, 2**62, dtype=np.int64)),
+        group_room_tree=tree_of(np.full(groups, 2**62, dtype=np.int64)),
     )
 
 

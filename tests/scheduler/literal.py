@@ -46,6 +46,7 @@ class Literal:
         self.engines: dict[str, dict[str, Any]] = {}
         self.requests: dict[str, dict[str, Any]] = {}
         self.submitted = 0
+        self.group_order: list[str] = []
         self.gone: set[tuple[str, str]] = set()  # (what, name) of the lost
         self.last_fetch: dict[str, tuple[int, list[Plain]]] = {}
 
@@ -56,12 +57,8 @@ class Literal:
     # ---- what there is, by full scans ----
 
     def groups(self, pool: str) -> list[str]:
-        """Names in the order of the first of each group's present nodes to join."""
-        found: list[str] = []
-        for node in self.nodes.values():
-            if node["pool"] == pool and node["group"] not in found:
-                found.append(node["group"])
-        return found
+        """Names in the order in which the groups came."""
+        return [group for group in self.group_order if self.pool_of(group) == pool]
 
     def pool_of(self, group: str) -> str | None:
         for node in self.nodes.values():
@@ -185,6 +182,8 @@ class Literal:
     def fetch(self, event: events.Fetch) -> list[Plain]:
         if event.number < 0:
             raise RefusedError
+        if ("group", event.group) in self.gone:
+            return []
         number, answer = self.last_fetch.get(event.group, (-1, []))
         if event.number == number:
             return answer
@@ -192,8 +191,6 @@ class Literal:
             return []
         pool = self.pool_of(event.group)
         if pool is None:
-            if ("group", event.group) in self.gone:
-                return []
             raise RefusedError
         self.report(event, pool)
         answer = self.prefill(event.group) if pool == "prefill" else self.decode(event.group)
@@ -274,7 +271,11 @@ class Literal:
         decided: list[Plain] = []
         waiting = [request for request in self.in_queue_order() if request["decode"] is None]
         for request in waiting:
-            groups = [name for name in self.groups("decode") if self.open_engines(name)]
+            groups = [
+                name
+                for name in self.groups("decode")
+                if self.most_room(self.open_engines(name)) >= request["hold"]
+            ]
             if request["group"] is None and groups:
                 request["group"] = min(groups, key=self.total_tok)  # the first of the least
                 decided.append(
@@ -298,6 +299,10 @@ class Literal:
             self.take_decode(request, chosen)
             decided += self.order_read(request)
         return decided
+
+    def most_room(self, engines: Sequence[str]) -> int:
+        """HBM of the largest of these engines."""
+        return max((self.node_of(name)["limits"].hbm_tokens for name in engines), default=-1)
 
     def fitting(self, group: str) -> list[dict[str, Any]]:
         """R: the longest prefix of the group's private queue that fits its free HBM."""
@@ -327,7 +332,7 @@ class Literal:
     def order_read(self, request: dict[str, Any]) -> list[Plain]:
         """Once both engines are known, the node with the shorter read queue reads all hits.
 
-        Equal queues: the node that was given fewer tokens since it joined; then the prefill node.
+        Equal queues: the node that was given fewer tokens so far; then the prefill node.
         """
         if request["prefill"] is None or request["decode"] is None:
             return []
@@ -371,13 +376,15 @@ class Literal:
             raise RefusedError
         if pool is None:
             self.last_fetch.pop(event.group, None)
+            self.group_order.append(event.group)
+        given = [node["given"] for node in self.nodes.values()]
         self.nodes[event.node] = {
             "pool": event.pool,
             "group": event.group,
             "engines": [],
             "limits": event.limits,
             "read_q": 0,
-            "given": 0,
+            "given": sum(given) // len(given) if given else 0,  # a newcomer counts as average
         }
         self.gone -= {("node", event.node), ("group", event.group)}
         for name in event.engines:
@@ -416,6 +423,7 @@ class Literal:
         self.gone.add(("node", event.node))
         if self.pool_of(group) is None:
             self.gone.add(("group", group))
+            self.group_order.remove(group)
         return decided
 
     def lose(self, names: list[str]) -> list[Plain]:
@@ -438,18 +446,25 @@ class Literal:
         for name in names:
             self.nodes[self.engines.pop(name)["node"]]["engines"].remove(name)
             self.gone.add(("engine", name))
-        for request in self.requests.values():
-            if request["group"] is not None and not self.engines_of(request["group"]):
-                request["group"] = None
+        self.let_go()
         return decided
+
+    def let_go(self) -> None:
+        """A request does not go on waiting for a group none of whose engines could hold it."""
+        for request in self.requests.values():
+            group = request["group"]
+            if group is not None and self.most_room(self.engines_of(group)) < request["hold"]:
+                request["group"] = None
 
     def parameters_changed(self, event: events.ParametersChanged) -> list[Plain]:
         if any(name not in self.nodes for name in event.limits):
             raise RefusedError
         for name, limits in event.limits.items():
+            if limits.hbm_tokens != self.nodes[name]["limits"].hbm_tokens:
+                for engine in self.nodes[name]["engines"]:
+                    self.engines[engine]["foreign"] = 0  # a report of before tells nothing any more
             self.nodes[name]["limits"] = limits
-            for engine in self.nodes[name]["engines"]:
-                self.engines[engine]["foreign"] = 0  # a report of before tells nothing any more
+        self.let_go()
         if event.settings is not None:
             self.z_factor = event.settings.z_factor
             for request in self.requests.values():
