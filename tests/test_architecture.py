@@ -14,8 +14,8 @@ import pytest
 
 import dualpath_model
 import solvers
-from dualpath_model import scheduler
 from docs import generate
+from dualpath_model import scheduler
 from tests.conftest import ROOT
 
 MAY_IMPORT = {
