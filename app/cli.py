@@ -296,7 +296,8 @@ def schedule_run(
     policy: Annotated[str, typer.Option(help="See `dualpath schedule policies`.")] = "dualpath",
     agents: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sessions to run.")] = 200,
     rate: Annotated[
-        float | None, typer.Option(min=1e-6, help="Agents a second, Poisson; default: all at once.")
+        float | None,
+        typer.Option(min=1e-6, max=1e9, help="Agents a second, Poisson; default: all at once."),
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, max=1e7, help="Simulated seconds after which to stop.")
@@ -351,8 +352,10 @@ def schedule_replay(
     json: JsonOption = None,
 ) -> None:
     """Make the decisions of a log again, one by one; exit code 1 where one differs."""
+    from app.files import check_targets
     from app.schedule import replay_log
 
+    check_targets(json, None, None, reads=log)
     found = replay_log(log, compiled=compiled, each=each and json != "-")
 
     def show() -> None:

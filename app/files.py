@@ -27,17 +27,22 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: the folder {path.parent} cannot be written to; choose another")
 
 
-def check_targets(json: str | None, html: Path | None, picture: Path | None) -> None:
+def check_targets(
+    json: str | None, other: Path | None, picture: Path | None, *, reads: Path | None = None
+) -> None:
     """Raise InputError if one of several outputs cannot be written: then none of them is.
 
-    ``json`` "-" is standard output; a picture ends in .png or .svg; no two may be the same file.
+    ``json`` "-" is standard output; a picture ends in .png or .svg; no two may be the same file, nor
+    one the input that the command ``reads``.
     """
     targets = [] if json in (None, "-") else [Path(str(json))]
-    targets += [path for path in (html, picture) if path is not None]
+    targets += [path for path in (other, picture) if path is not None]
     if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
         raise InputError(f"{picture}: a picture ends in .png or .svg; rename it")
     for path in targets:
         check_writable(path)
+    if reads is not None and reads.resolve() in {path.resolve() for path in targets}:
+        raise InputError(f"{reads} is the input; give the output another name")
     if len({path.resolve() for path in targets}) < len(targets):
         raise InputError(f"{targets[-1]} is named for two outputs; give each a file of its own")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -11,8 +12,7 @@ from typing import Any
 
 from app.files import written_aside
 from dualpath_model.scenario import Scenario
-from dualpath_model.scheduler.events import Decision, Event
-from dualpath_model.scheduler.log import DecisionLog, Replayed, replay
+from dualpath_model.scheduler.log import DecisionLog, Line, Replayed, replay
 from dualpath_model.scheduler.reference import Scheduler
 from solvers.driver import drive
 from solvers.scheduling import configure
@@ -55,7 +55,7 @@ def replay_log(log: Path, *, compiled: bool, each: bool) -> dict[str, Any]:
             different += 1
             first = first or {
                 "line": step.line,
-                "event": asdict(step.event),
+                "event": step.event,
                 "logged": step.logged,
                 "now": step.again,
             }
@@ -64,7 +64,7 @@ def replay_log(log: Path, *, compiled: bool, each: bool) -> dict[str, Any]:
         elif events % _EVERY == 0:
             print(f"{events} events", file=sys.stderr)
     return {
-        "log": str(log),
+        "log": os.fsencode(log).decode(errors="replace"),
         "events": events,
         "refused": refused,
         "decisions": dict(counts),
@@ -74,15 +74,16 @@ def replay_log(log: Path, *, compiled: bool, each: bool) -> dict[str, Any]:
 
 
 def event_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a decision log's events and decisions."""
+    """Return the JSON Schema of a line of a decision log, events and decisions in it."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(list[Event | Decision]).json_schema()
+    return TypeAdapter(Line).json_schema(mode="serialization")
 
 
 def _print_step(step: Replayed) -> None:
     mark = " " if step.same else "!"
-    print(f"{mark} {step.line:6} {_fields(asdict(step.event))}")
+    event = _fields(step.event) if isinstance(step.event, dict) else step.event
+    print(f"{mark} {step.line:6} {event}")
     outcome = (
         [f"refused: {step.again}"] if isinstance(step.again, str) else map(_fields, step.again)
     )
@@ -93,7 +94,7 @@ def _print_step(step: Replayed) -> None:
 def _fields(record: dict[str, Any]) -> str:
     """Return a record as one line, its kind first."""
     words = [f"{name}={value}" for name, value in record.items() if name != "kind" and value != {}]
-    return " ".join([record["kind"], *words])
+    return " ".join([str(record.get("kind")), *words])
 
 
 def _say_time(simulated_s: float, turns: int) -> None:

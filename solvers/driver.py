@@ -282,6 +282,17 @@ class _Run:
                 self.decode[decision.engine].assigned[decision.request] = turn
             elif isinstance(decision, events.ReadOrdered):
                 self.read(decision, turn)
+            elif isinstance(decision, events.Returned):
+                self.give_back(decision, turn)
+
+    def give_back(self, returned: events.Returned, turn: _Turn) -> None:
+        """Forget the one engine that a request had; nothing of it is under way (no engine is lost)."""
+        if turn.prefill:
+            del self.prefill[turn.prefill].assigned[returned.request]
+        if turn.decode:
+            del self.decode[turn.decode].assigned[returned.request]
+        turn.prefill = turn.decode = ""
+        turn.attempt = returned.attempt
 
     def read(self, order: events.ReadOrdered, turn: _Turn) -> None:
         """Queue a read on the storage NICs that do it."""

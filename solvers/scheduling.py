@@ -31,7 +31,7 @@ def configure(
         alternatives.problem_of(scenario, scenario.class_loads()),
         locality=scenario.zones is not None,
     ).solve()
-    return replace(settings, split=solution.split), with_prices(scenario, solution)
+    return replace(settings, expected_split=solution.split), with_prices(scenario, solution)
 
 
 def with_prices(scenario: Scenario, solution: linear.LinearSolution) -> tuple[NodeJoined, ...]:

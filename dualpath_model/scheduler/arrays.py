@@ -24,7 +24,8 @@ class Engines(NamedTuple):
     tok: IntArray
     """Tokens of the unfinished requests, (E,)."""
     held: IntArray
-    """Decode: tokens of HBM set aside for the unfinished requests, (E,)."""
+    """Tokens of the requests placed here, by our own account: prompts; decode: with reserves, what is
+    set aside of the HBM. (E,)"""
     free: IntArray
     """Decode: tokens of HBM that are free, (E,); less than limit - held where a report said so."""
     limit: IntArray
@@ -89,7 +90,7 @@ class Nodes(NamedTuple):
     miss_s: FloatArray
     """Seconds a miss token takes, (N, K)."""
     read_price: FloatArray
-    """(N,)"""
+    """Share of the dual value that the storage NIC carries, (N,)."""
     engine_price: FloatArray
     """Share of the dual value that the node's engines carry (GPU, HBM), (N,)."""
     near_cost: FloatArray
@@ -106,5 +107,5 @@ class Nodes(NamedTuple):
     """Weight of the prices in seconds, split, hit share; block size in tokens: (4,), see KNOBS."""
 
 
-KNOBS = ("price_weight_s", "split", "hit_share", "block_tokens")
+KNOBS = ("price_weight_s", "expected_split", "hit_share", "block_tokens")
 PRICE_WEIGHT_S, SPLIT, HIT_SHARE, BLOCK_TOKENS = range(4)

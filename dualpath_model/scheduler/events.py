@@ -71,7 +71,7 @@ class ReadStarted:
 
     request: str
     node: str
-    attempt: int = 1
+    attempt: Annotated[int, Field(strict=True)] = 1
     kind: Literal["read started"] = "read started"
 
 
@@ -81,7 +81,7 @@ class ReadFinished:
 
     request: str
     node: str
-    attempt: int = 1
+    attempt: Annotated[int, Field(strict=True)] = 1
     kind: Literal["read finished"] = "read finished"
 
 
@@ -90,7 +90,7 @@ class PrefillFinished:
     """A request's last chunk is computed and its KV-cache is with the decode node."""
 
     request: str
-    attempt: int = 1
+    attempt: Annotated[int, Field(strict=True)] = 1
     kind: Literal["prefill finished"] = "prefill finished"
 
 
@@ -99,7 +99,7 @@ class DecodeFinished:
     """A request has its last token: it leaves the scheduler."""
 
     request: str
-    attempt: int = 1
+    attempt: Annotated[int, Field(strict=True)] = 1
     kind: Literal["decode finished"] = "decode finished"
 
 
@@ -183,8 +183,8 @@ class Settings:
 
     ``patience``: a request may be overtaken by fewer than so many later ones with less work; 0 is FIFO.
     The work is ``hit_s_per_token`` x hits + ``miss_s_per_token`` x misses, and ``most_work_s`` of it
-    count in full. ``split``, ``hit_share`` and ``price_weight_s`` are for `priced`: expected fraction
-    of reads on the decode side, hits in a mean prompt, and V of :mod:`priced`.
+    count in full. ``expected_split``, ``hit_share`` and ``price_weight_s`` are for `priced`: fractions
+    of reads on the decode side and of hits in a mean prompt, and V of :mod:`priced`.
     """
 
     policy: str = "dualpath"
@@ -194,7 +194,7 @@ class Settings:
     hit_s_per_token: float = 0.0
     miss_s_per_token: float = 1.0
     most_work_s: float = 0.0
-    split: float = 0.5
+    expected_split: float = 0.5
     hit_share: float = 1.0
     price_weight_s: float = 3.0
 

@@ -28,6 +28,15 @@ from dualpath_model.scheduler.policies import policy_named
 from dualpath_model.scheduler.topology import Accounts, EngineAccount, NodeAccount, State, build
 
 
+class ReportError(InputError):
+    """A report with impossible numbers; ``closed``: the engines that get no work for it."""
+
+    def __init__(self, message: str, closed: tuple[str, ...]) -> None:
+        """Keep the names of the engines."""
+        super().__init__(message)
+        self.closed = closed
+
+
 class PrefillRow(NamedTuple):
     """One row of ``placed`` of :func:`placement.place_prefill`; reads are -1 while not decided."""
 
@@ -90,6 +99,7 @@ class Ledger:
         self._refresh_decode = bind(placement.refresh_decode)
         self._refresh_node = bind(placement.refresh_node)
         self._refresh_all = bind(placement.refresh_all)
+        self._add_group_tokens = bind(placement.add_group_tokens)
         self._recount_group = bind(placement.recount_group)
 
     # ---- two forms of the same accounts ------------------------------------------------------
@@ -192,24 +202,48 @@ class Ledger:
         for account in accounts.nodes.values():  # counted at the old costs: the caller counts again
             account.backlog_s = ()
 
+    def group_of(self, engine: str) -> str:
+        """Return the group of a joined engine."""
+        return self.joined[self.node_of[engine]].group
+
     def pool_of(self, group: str) -> PoolName | None:
         """Return the pool of a group; None if it has no nodes."""
         if self._state is not None:
             return next((p for p, n in self._state.numbers.items() if group in n.group), None)
         return next((n.pool for n in self.joined.values() if n.group == group), None)
 
-    def has_engines(self, group: str) -> bool:
-        """Return whether a group has any engine."""
-        return any(node.engines for node in self.joined.values() if node.group == group)
-
-    def largest_hbm_tokens(self, group: str | None = None) -> int | None:
-        """Return the HBM of the largest decode engine (of a group), None where there is none."""
-        state = self.state()
-        limit = state.decode.limit
-        if group is not None:
-            first, last = state.decode.group_first[state.numbers["decode"].group[group] :][:2]
-            limit = limit[first:last]
+    def largest_hbm_tokens(self) -> int | None:
+        """Return the HBM of the largest decode engine, closed ones too; None where there is none."""
+        limit = self.state().decode.limit
         return int(limit.max()) if limit.size else None
+
+    def largest_open_tokens(self, group: str) -> int:
+        """Return the limit of the group's largest open engine: HBM or beta; -1 where there is none."""
+        state = self.state()
+        pool = self.pool_of(group)
+        assert pool is not None
+        engines, number = state.pool(pool), state.numbers[pool].group[group]
+        first, last = engines.group_first[number], engines.group_first[number + 1]
+        limits = engines.limit[first:last][engines.open[first:last] > 0]
+        return int(limits.max()) if limits.size else -1
+
+    def can_hold(self, engine: str, hold_tokens: int, spared: int) -> bool:
+        """Return whether an open decode engine has room once ``spared`` tokens are given back."""
+        state = self.state()
+        number = state.numbers["decode"].engine[engine]
+        room = int(state.decode.free[number]) + spared
+        return bool(state.decode.open[number]) and room >= hold_tokens
+
+    def can_prefill(self, engine: str, spared: int) -> bool:
+        """Return whether an open prefill engine is within beta once ``spared`` tokens are given back."""
+        state = self.state()
+        number = state.numbers["prefill"].engine[engine]
+        tok = int(state.prefill.tok[number]) - spared
+        return bool(state.prefill.open[number]) and tok <= state.prefill.limit[number]
+
+    def engine_number(self, pool: PoolName, engine: str) -> int:
+        """Return an engine's number in its pool."""
+        return self.state().numbers[pool].engine[engine]
 
     def _check_new(self, engines: Iterable[str]) -> None:
         for engine in engines:
@@ -228,25 +262,30 @@ class Ledger:
     def take_report(self, fetch: Fetch, pool: PoolName) -> None:
         """Adopt what a leader reports, all of it or nothing.
 
-        Raises InputError for a name that is not the group's, or for impossible numbers; engines with
-        those are closed: given no work until an accepted report names them or their node.
+        Raises ReportError for impossible numbers, with the engines to :meth:`close` for them; InputError
+        for names of others.
         """
+        checks.report(fetch)
         state = self.state()
+        numbers = state.numbers[pool]
         engines = {
-            self._engine_in(fetch.group, name, pool): (name, report)
+            numbers.engine[name]: (name, report)
             for name, report in fetch.engines.items()
-            if name not in self.lost_engines
+            if self._is_in(fetch.group, self.node_of.get(name))
         }
         nodes = {
-            self._node_in(fetch.group, name): (name, tokens)
+            state.node[name]: (name, tokens)
             for name, tokens in fetch.read_q.items()
-            if name not in self.lost_nodes
+            if self._is_in(fetch.group, name)
         }
-        named = {*engines, *(engine for node in nodes for engine in _engines_of(state, node))}
         at_fault, faults = self._faults(state, pool, engines, nodes)
         if faults:
-            self._open(state, pool, at_fault, False)
-            raise InputError(f"{faults[0]}; the engine gets no work until a good report names it")
+            closed = tuple(numbers.engines[engine] for engine in sorted(set(at_fault)))
+            raise ReportError(
+                f"{faults[0]}; the engine gets no work until a good report names it", closed
+            )
+        self._check_names(fetch)
+        named = {*engines, *(engine for node in nodes for engine in _engines_of(state, node))}
         for engine, (_, report) in engines.items():
             _adopt(state, pool, engine, report)
         for node, (_, tokens) in nodes.items():
@@ -279,22 +318,29 @@ class Ledger:
                 faults.append(str(error))
         return at_fault, faults
 
-    def _engine_in(self, group: str, name: str, pool: PoolName) -> int:
-        node = self.node_of.get(name)
-        if node is None or self.joined[node].group != group:
-            raise InputError(
-                f"report of group '{group}': engine '{name}' is not one of its engines; a leader "
-                f"reports on its own, once they have joined"
-            )
-        return self.state().numbers[pool].engine[name]
+    def close(self, engines: Iterable[str]) -> None:
+        """Give engines no more work until an accepted report names them."""
+        state = self.state()
+        for pool, numbers in state.numbers.items():
+            mine = [numbers.engine[name] for name in engines if name in numbers.engine]
+            self._open(state, pool, mine, False)
 
-    def _node_in(self, group: str, name: str) -> int:
-        if name not in self.joined or self.joined[name].group != group:
-            raise InputError(
-                f"report of group '{group}': node '{name}' is not one of its nodes; a leader "
-                f"reports on its own, once they have joined"
-            )
-        return self.state().node[name]
+    def _is_in(self, group: str, node: str | None) -> bool:
+        return node in self.joined and self.joined[node].group == group
+
+    def _check_names(self, fetch: Fetch) -> None:
+        """Raise InputError for a name that is not the group's, unless it is lost."""
+        for kind, names, lost in (
+            ("engine", fetch.engines, self.lost_engines),
+            ("node", fetch.read_q, self.lost_nodes),
+        ):
+            for name in names:
+                node = self.node_of.get(name) if kind == "engine" else name
+                if name not in lost and not self._is_in(fetch.group, node):
+                    raise InputError(
+                        f"report of group '{fetch.group}': {kind} '{name}' is not one of its {kind}s; "
+                        f"a leader reports on its own, once they have joined"
+                    )
 
     def _open(self, state: State, pool: PoolName, numbers: Iterable[int], is_open: bool) -> None:
         """Let engines get work or not, and bring the index up to date with them."""
@@ -325,7 +371,10 @@ class Ledger:
 
     def unqueue(self, group: str, prompt_tokens: int) -> None:
         """Take tokens out of a group's private queue again."""
-        self.by_name()
+        state = self.state()
+        pool = self.pool_of(group)
+        assert pool is not None
+        self._add_group_tokens(state.pool(pool), state.numbers[pool].group[group], -prompt_tokens)
         self.queued[group] -= prompt_tokens
 
     def place_prefill(
@@ -388,15 +437,24 @@ class Ledger:
         state = self.state()
         return int(state.decode.group_free[state.numbers["decode"].group[group]])
 
-    def announce(self, node: str, tokens: int) -> None:
-        """Count ordered read tokens that a node's own reports do not have yet (negative: now do)."""
+    def order_read(self, node: str, tokens: int) -> None:
+        """Note a read that was counted when it was decided; the node's reports do not have it yet."""
         state = self.state()
+        state.reads[state.node[node]] += 1
         state.unannounced[state.node[node]] += tokens
 
-    def leave_read(self, node: str, tokens: int) -> None:
-        """Count a node's read as done or given up."""
+    def announce(self, node: str, tokens: int) -> None:
+        """Note that the node's own reports have a read from now on."""
         state = self.state()
-        self._add_read(state.prefill, state.decode, state.nodes, state.node[node], -tokens)
+        state.unannounced[state.node[node]] -= tokens
+
+    def leave_read(self, node: str, tokens: int) -> None:
+        """Count a node's read as done or given up; a node without any read has an empty queue."""
+        state = self.state()
+        number = state.node[node]
+        state.reads[number] -= 1
+        left = -tokens if state.reads[number] else -int(state.nodes.read_q[number])
+        self._add_read(state.prefill, state.decode, state.nodes, number, left)
 
     def leave_prefill(self, engine: str, prompt_tokens: int) -> None:
         """Count a request as gone from a prefill engine."""

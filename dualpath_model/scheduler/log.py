@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal, NotRequired, TypedDict
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
@@ -19,7 +19,33 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dualpath_model.errors import InputError
 from dualpath_model.scheduler import snapshot
 from dualpath_model.scheduler.events import Decision, Event
+from dualpath_model.scheduler.ledger import ReportError
 from dualpath_model.scheduler.reference import Scheduler
+
+
+class Start(TypedDict):
+    """The first line."""
+
+    kind: Literal["start"]
+    snapshot: snapshot.Snapshot
+
+
+class Decided(TypedDict):
+    """An event and what was decided."""
+
+    event: Annotated[Event, Field(discriminator="kind")]
+    decisions: list[Annotated[Decision, Field(discriminator="kind")]]
+
+
+class Refused(TypedDict):
+    """What was refused, as far as JSON can say it, and why; ``closed``: engines that get no more work."""
+
+    event: Any
+    refused: str
+    closed: NotRequired[list[str]]
+
+
+Line = Start | Decided | Refused
 
 
 class DecisionLog:
@@ -31,15 +57,29 @@ class DecisionLog:
         self._write({"kind": "start", "snapshot": snapshot.take(scheduler)})
         scheduler.observer = self._observe
 
-    def _observe(self, event: Event, decisions: tuple[Decision, ...], refused: str | None) -> None:
+    def _observe(
+        self, event: Event, decisions: tuple[Decision, ...], refused: InputError | None
+    ) -> None:
         if refused is None:
             self._write({"event": event, "decisions": decisions})
-        else:
-            self._write({"event": event, "refused": refused})
+            return
+        line: dict[str, Any] = {"event": event, "refused": str(refused)}
+        if isinstance(refused, ReportError):
+            line["closed"] = refused.closed
+        try:
+            self._write(line)
+        except (TypeError, ValueError):  # what was refused may be nothing that JSON can say
+            self._write({**line, "event": _printable(event), "refused": _printable(refused)})
 
     def _write(self, line: dict[str, Any]) -> None:
-        # a bad event may hold what JSON cannot say; its log line must not be what fails
-        self._file.write(orjson.dumps(line, default=repr, option=orjson.OPT_APPEND_NEWLINE))
+        self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _printable(value: Any) -> str:
+    try:
+        return str(value).encode(errors="replace").decode()
+    except ValueError:  # a number of more than 4,300 digits
+        return f"a {type(value).__name__} that cannot be printed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +87,10 @@ class Replayed:
     """One event of a log, with what was decided then and what is decided now."""
 
     line: int
-    event: Event
+    event: Any
+    """As plain data."""
     logged: Any
-    """The line's ``decisions`` or ``refused`` as plain data."""
+    """The line's ``decisions`` or ``refused``, as plain data."""
     again: Any
     """The same, from the replay."""
 
@@ -70,15 +111,21 @@ def replay(path: Path, *, compiled: bool = False) -> Iterator[Replayed]:
         raise InputError(
             f"{path}: line 1 does not start a decision log; give a file that a scheduler logged to"
         )
-    scheduler = snapshot.restore(first[1].get("snapshot"), compiled=compiled)
+    try:
+        scheduler = snapshot.restore(first[1].get("snapshot"), compiled=compiled)
+    except InputError as error:
+        raise InputError(f"{path}: line 1: {error}") from None
     for number, line in lines:
-        event = _event(path, number, line.get("event"))
-        logged = line.get("refused", line.get("decisions"))
-        if logged is None:
+        data, logged = line.get("event"), line.get("refused", line.get("decisions"))
+        if "refused" in line:
+            again = _refused_again(scheduler, data, line)
+        elif isinstance(logged, list):
+            again = _again(scheduler, _event(path, number, data))
+        else:
             raise InputError(
                 f"{path}: line {number} has neither decisions nor refused; mend the file"
             )
-        yield Replayed(number, event, logged, _again(scheduler, event))
+        yield Replayed(number, data, logged, again)
 
 
 def _again(scheduler: Scheduler, event: Event) -> Any:
@@ -86,6 +133,18 @@ def _again(scheduler: Scheduler, event: Event) -> Any:
         return orjson.loads(orjson.dumps(scheduler.handle(event)))
     except InputError as error:
         return str(error)
+
+
+def _refused_again(scheduler: Scheduler, data: Any, line: dict[str, Any]) -> Any:
+    """Handle a refused event again. One that is no event is refused by its form, as it was then; all
+    that it did was to close the engines that the line names.
+    """
+    try:
+        event = _adapter().validate_python(data)
+    except ValidationError:
+        scheduler.close(line.get("closed", ()))
+        return line["refused"]
+    return _again(scheduler, event)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

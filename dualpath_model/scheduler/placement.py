@@ -109,14 +109,17 @@ def add_group_tokens(engines: Engines, group: int, tokens: int) -> None:
 
 
 @compilable
-def add_to_engine(engines: Engines, engine: int, requests: int, tokens: int) -> None:
+def add_to_engine(engines: Engines, engine: int, requests: int, tokens: int, hold: int) -> None:
     """Count requests and tokens that come to (or leave) an engine, not below zero.
 
-    A leader's report may have counted down already what now leaves.
+    A leader's report may have counted down already what now leaves, or have counted growth that leaves
+    with it: an engine without any of our requests has nothing, until a report says otherwise.
     """
-    engines.seq[engine] = max(0, engines.seq[engine] + requests)
+    engines.held[engine] += hold
+    empty = engines.held[engine] == 0
     before = engines.tok[engine]
-    engines.tok[engine] = max(0, before + tokens)
+    engines.seq[engine] = 0 if empty else max(0, engines.seq[engine] + requests)
+    engines.tok[engine] = 0 if empty else max(0, before + tokens)
     change = engines.tok[engine] - before
     if engines.open[engine]:
         engines.group_held[engines.group[engine]] += change
@@ -126,7 +129,7 @@ def add_to_engine(engines: Engines, engine: int, requests: int, tokens: int) -> 
 @compilable
 def add_prefill(engines: Engines, nodes: Nodes, engine: int, requests: int, tokens: int) -> None:
     """Count requests that come to (or leave) a prefill engine."""
-    add_to_engine(engines, engine, requests, tokens)
+    add_to_engine(engines, engine, requests, tokens, tokens)
     refresh_prefill(engines, nodes, engine)
 
 
@@ -135,11 +138,10 @@ def add_decode(
     engines: Engines, nodes: Nodes, engine: int, requests: int, tokens: int, hold: int
 ) -> None:
     """Count requests that come to (or leave) a decode engine and its HBM."""
-    add_to_engine(engines, engine, requests, tokens)
-    engines.held[engine] += hold
+    add_to_engine(engines, engine, requests, tokens, hold)
     before = engines.free[engine]
     room = max(0, engines.limit[engine] - engines.held[engine])  # 0 where the limit was lowered
-    engines.free[engine] = min(room, before - hold)
+    engines.free[engine] = room if engines.held[engine] == 0 else min(room, before - hold)
     if engines.open[engine]:
         engines.group_free[engines.group[engine]] += engines.free[engine] - before
     refresh_decode(engines, nodes, engine)

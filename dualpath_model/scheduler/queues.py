@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from sortedcontainers import SortedList
 
+from dualpath_model.scheduler.events import PoolName
+
 
 @dataclass(slots=True)
 class Request:
@@ -21,6 +23,10 @@ class Request:
     key: float = 0.0
     """Its place in every queue."""
     attempt: int = 1
+    parked: bool = False
+    """In no queue: none of the decode engines that there are could hold it."""
+    group: dict[PoolName, str] = field(default_factory=dict)
+    """Groups in whose private queues it waits, by pool; else it waits in the pool's common queue."""
     prefill: str | None = None
     """Prefill engine, kept after prefill has finished."""
     decode: str | None = None
@@ -38,9 +44,17 @@ class Request:
         return self.prompt_tokens - self.hit_tokens
 
     @property
-    def waits_for_prefill(self) -> bool:
-        """Whether it still needs a prefill engine (and has not had one that is lost since)."""
-        return self.prefill is None and not self.prefill_finished
+    def place(self) -> tuple[float, int]:
+        """Its place in every queue: key, and among equal keys position."""
+        return self.key, self.position
+
+    def waits_for(self, pool: PoolName) -> bool:
+        """Return whether it is in a queue for an engine of ``pool``."""
+        return not self.parked and self.engine(pool) is None
+
+    def engine(self, pool: PoolName) -> str | None:
+        """Return its engine in ``pool``."""
+        return self.prefill if pool == "prefill" else self.decode
 
     def is_on(self, engines: Collection[str]) -> bool:
         """Return whether losing ``engines`` costs the request what it has so far."""
@@ -73,7 +87,7 @@ class Queue:
     def add(self, request: Request) -> None:
         """Put a request in its place."""
         # positions are unique, so requests themselves are never compared
-        self._entries.add((request.key, request.position, request))
+        self._entries.add((*request.place, request))
 
     def drop_first(self, count: int) -> None:
         """Take the first ``count`` out."""
@@ -81,7 +95,14 @@ class Queue:
 
     def remove(self, request: Request) -> None:
         """Take one out. Raises ValueError if it is not there."""
-        self._entries.remove((request.key, request.position, request))
+        self._entries.remove((*request.place, request))
+
+    def later_than(self, request: Request) -> Iterator[Request]:
+        """Go through those behind ``request``, the last one first."""
+        for entry in reversed(self._entries):
+            if entry[:2] <= request.place:
+                return
+            yield entry[2]
 
     def drain(self) -> list[Request]:
         """Take all out, in order."""

@@ -12,21 +12,22 @@ attempt of a request, or about an engine, node or group that is lost, is stale: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, ClassVar
 
 from dualpath_model.errors import InputError
 from dualpath_model.scheduler import checks, events
 from dualpath_model.scheduler.events import Decision, Event, PoolName, Settings
-from dualpath_model.scheduler.ledger import Ledger
+from dualpath_model.scheduler.ledger import Ledger, ReportError
 from dualpath_model.scheduler.placement import queue_key
 from dualpath_model.scheduler.queues import Queue, Request
 
 _BATCH = 256  # requests offered at once: a fetch costs what it places, not what waits
 
-Observer = Callable[[Event, tuple[Decision, ...], str | None], None]
-"""Called after each event with the decisions, or with the sentence by which it was refused."""
+Observer = Callable[[Event, tuple[Decision, ...], InputError | None], None]
+"""Called after each event with the decisions, or with the error by which it was refused. What it raises
+reaches the caller of ``handle`` after the event was taken in; the same fetch again gives its answer."""
 
 
 class Scheduler:
@@ -54,6 +55,8 @@ class Scheduler:
         """Requests that wait for no particular group."""
         self.private: dict[str, Queue] = {}
         """Requests that wait for one group, by its name."""
+        self.half: dict[PoolName, Queue] = {"prefill": Queue(), "decode": Queue()}
+        """Requests that have an engine of this pool and still wait for one of the other."""
         self.answers: dict[str, tuple[int, tuple[Decision, ...]]] = {}
         """Number and answer of each group's last fetch."""
 
@@ -64,11 +67,16 @@ class Scheduler:
             decisions = self._HANDLERS[type(event)](self, event)
         except InputError as error:
             if self.observer is not None:
-                self.observer(event, (), str(error))
+                self.observer(event, (), error)
             raise
         if self.observer is not None:
             self.observer(event, decisions, None)
         return decisions
+
+    def close(self, engines: Iterable[str]) -> None:
+        """Give engines no more work until an accepted report names them."""
+        self.ledger.close(engines)
+        self._settle()
 
     # ---- the life of a request ---------------------------------------------------------------
 
@@ -100,7 +108,7 @@ class Scheduler:
         request = self._with_read(event)
         if request is not None and event.node not in request.started:
             request.started.add(event.node)
-            self.ledger.announce(event.node, -request.reads[event.node])
+            self.ledger.announce(event.node, request.reads[event.node])
         return ()
 
     def _read_finished(self, event: events.ReadFinished) -> tuple[Decision, ...]:
@@ -152,6 +160,8 @@ class Scheduler:
         request = self._current(event)
         if request is None or event.node in request.reads:
             return request
+        if event.node not in self.ledger.joined and event.node not in self.ledger.lost_nodes:
+            raise InputError(f"node '{event.node}' is unknown; only one that joined can read")
         if request.ordered is None:
             raise InputError(
                 f"request '{request.id}' has no read to do on node '{event.node}', none is ordered "
@@ -167,21 +177,44 @@ class Scheduler:
             return ()
         number, answer = self.answers.get(event.group, (-1, ()))
         if event.number <= number:
-            return answer if event.number == number else ()
+            return tuple(filter(self._holds, answer)) if event.number == number else ()
         pool = self.ledger.pool_of(event.group)
         if pool is None:
             raise InputError(f"group '{event.group}' is unknown; one of its nodes joins first")
-        self.ledger.take_report(event, pool)
-        place = self._place_prefill if pool == "prefill" else self._place_decode
-        decisions = tuple(place(event.group))
+        try:
+            self.ledger.take_report(event, pool)
+        except ReportError as error:
+            self.close(error.closed)
+            raise
+        decisions = tuple(self._place(pool, event.group))
         self.answers[event.group] = (event.number, decisions)
         return decisions
 
-    def _place_prefill(self, group: str) -> Iterator[Decision]:
-        queue = self.waiting["prefill"]
-        if self.ledger.policy.queues_prefill:
-            yield from self._designate("prefill")
+    def _holds(self, decision: Decision) -> bool:
+        """Return whether a decision of before is still about the request's current attempt."""
+        request = self.requests.get(decision.request)
+        return request is not None and request.attempt == decision.attempt
+
+    def _place(self, pool: PoolName, group: str) -> Iterator[Decision]:
+        """Place what can be placed; where the first in line finds nothing, later ones make way for it.
+
+        Both engines are taken apart, so two requests could each hold what the other one needs. The
+        earlier one goes first: whoever has only one engine, and no read ordered, gives it back.
+        """
+        place = self._place_prefill if pool == "prefill" else self._place_decode
+        queue = self.waiting[pool]
+        if pool == "decode" or self.ledger.policy.queues_prefill:
+            yield from self._designate(pool)
             queue = self.private[group]
+        while True:
+            yield from place(group, queue)
+            in_the_way = self._in_the_way(pool, group, next(iter(queue), None))
+            if not in_the_way:
+                return
+            for request in in_the_way:
+                yield self._give_back(request)
+
+    def _place_prefill(self, group: str, queue: Queue) -> Iterator[Decision]:
         while queue:
             batch = list(islice(queue, _BATCH))
             rows = self.ledger.place_prefill(
@@ -192,7 +225,7 @@ class Scheduler:
             )
             queue.drop_first(len(rows))
             for request, row in zip(batch, rows, strict=False):
-                request.prefill = row.engine
+                self._take(request, "prefill", row.engine)
                 yield events.PrefillPlaced(
                     request.id,
                     request.attempt,
@@ -206,9 +239,7 @@ class Scheduler:
             if len(rows) < len(batch):
                 break
 
-    def _place_decode(self, group: str) -> Iterator[Decision]:
-        yield from self._designate("decode")
-        queue = self.private[group]
+    def _place_decode(self, group: str, queue: Queue) -> Iterator[Decision]:
         batch = list(_up_to(queue, self.ledger.free_tokens(group)))
         rows, balanced = self.ledger.place_decode(
             group,
@@ -219,7 +250,7 @@ class Scheduler:
         )
         queue.drop_first(len(rows))
         for request, row in zip(batch, rows, strict=False):
-            request.decode = row.engine
+            self._take(request, "decode", row.engine)
             yield events.DecodePlaced(
                 request.id,
                 request.attempt,
@@ -232,13 +263,50 @@ class Scheduler:
             )
             yield from self._order(request, row.on_prefill, row.on_decode)
 
+    def _take(self, request: Request, pool: PoolName, engine: str) -> None:
+        """Note that a request is out of its queue and has an engine."""
+        request.group.pop(pool, None)
+        if pool == "prefill":
+            request.prefill = engine
+        else:
+            request.decode = engine
+        other: PoolName = "decode" if pool == "prefill" else "prefill"
+        if request.engine(other) is None:
+            self.half[pool].add(request)
+        else:
+            self.half[other].remove(request)
+
+    def _in_the_way(self, pool: PoolName, group: str, head: Request | None) -> list[Request]:
+        """Return later requests whose engine ``head`` could have if they gave it back: on the lowest
+        engine where that helps, the last ones, no more than needed.
+        """
+        by_engine: dict[str, list[Request]] = {}
+        for request in self.half[pool].later_than(head) if head is not None else ():
+            engine = request.engine(pool)
+            if engine is not None and self.ledger.group_of(engine) == group:
+                by_engine.setdefault(engine, []).append(request)
+        for engine in sorted(by_engine, key=lambda e: self.ledger.engine_number(pool, e)):
+            spared = 0
+            for count, request in enumerate(by_engine[engine], start=1):
+                assert head is not None
+                if pool == "prefill":
+                    spared += request.prompt_tokens
+                    enough = self.ledger.can_prefill(engine, spared)
+                else:
+                    spared += request.hold_tokens
+                    enough = self.ledger.can_hold(engine, head.hold_tokens, spared)
+                if enough:
+                    return by_engine[engine][:count]
+        return []
+
     def _designate(self, pool: PoolName) -> Iterator[Decision]:
         """Phase 1: move the requests of the pool's common queue to private queues of groups."""
         for request in self.waiting[pool].drain():
             group = self.ledger.designate(pool, request.prompt_tokens, request.hold_tokens)
-            if group is None:  # no engine is open, or none holds it any more
+            if group is None:  # no engine is open, or none that could hold it
                 self.waiting[pool].add(request)
                 continue
+            request.group[pool] = group
             self.private[group].add(request)
             yield events.GroupChosen(request.id, request.attempt, group)
 
@@ -254,17 +322,17 @@ class Scheduler:
         for node, tokens in ((prefill_node, on_prefill), (decode_node, on_decode)):
             if tokens:
                 request.reads[node] = tokens
-                self.ledger.announce(node, tokens)
+                self.ledger.order_read(node, tokens)
         yield events.ReadOrdered(
             request.id, request.attempt, prefill_node, on_prefill, decode_node, on_decode
         )
 
-    # ---- leaving engines ---------------------------------------------------------------------
+    # ---- leaving engines and queues ----------------------------------------------------------
 
     def _end_read(self, request: Request, node: str) -> None:
         tokens = request.reads.pop(node)
         if node not in request.started:
-            self.ledger.announce(node, -tokens)
+            self.ledger.announce(node, tokens)
         self.ledger.leave_read(node, tokens)
 
     def _leave_prefill(self, request: Request) -> None:
@@ -288,7 +356,9 @@ class Scheduler:
         """Take a request off its engines and return it to its old position, for another attempt."""
         for node in list(request.reads):
             self._end_read(request, node)
-        if not request.waits_for_prefill:
+        if request.prefill is None or request.decode is None:
+            self.half["prefill" if request.decode is None else "decode"].remove(request)
+        if request.prefill is not None:
             if not request.prefill_finished:
                 self._leave_prefill(request)
             self.waiting["prefill"].add(request)
@@ -298,10 +368,53 @@ class Scheduler:
         request.start_again()
         return events.Returned(request.id, request.attempt)
 
+    def _leave_queue(self, request: Request, pool: PoolName) -> None:
+        """Take a waiting request out of its queue."""
+        group = request.group.pop(pool, None)
+        if group is None:
+            self.waiting[pool].remove(request)
+        else:
+            self.private[group].remove(request)
+            self.ledger.unqueue(group, request.prompt_tokens)
+
+    def _settle_anew(self) -> None:
+        """Settle after something has come: that can only let go of parked requests."""
+        if any(request.parked for request in self.requests.values()):
+            self._settle()
+
+    def _settle(self) -> list[Decision]:
+        """After a change of what there is, let every waiting request wait where it can be served.
+
+        One that no decode engine could hold is parked, and gives back its prefill engine; one that
+        waits for a group whose open engines cannot take it goes back to the common queue.
+        """
+        decisions = []
+        room = self.ledger.largest_hbm_tokens()
+        for request in self.requests.values():
+            if request.decode is None:
+                fits = room is None or request.hold_tokens <= room
+                if request.parked and fits:
+                    request.parked = False
+                    for queue in self.waiting.values():
+                        queue.add(request)
+                elif not request.parked and not fits:
+                    if request.prefill is not None:
+                        decisions.append(self._give_back(request))
+                    for pool in self.waiting:
+                        self._leave_queue(request, pool)
+                    request.parked = True
+            for pool, group in list(request.group.items()):
+                need = request.hold_tokens if pool == "decode" else 0
+                if self.ledger.largest_open_tokens(group) < need:
+                    self._leave_queue(request, pool)
+                    self.waiting[pool].add(request)
+        return decisions
+
     # ---- nodes and engines -------------------------------------------------------------------
 
     def _node_joined(self, event: events.NodeJoined) -> tuple[Decision, ...]:
         self.ledger.join_node(event)
+        self._settle_anew()
         if event.group not in self.private:
             self.private[event.group] = Queue()
             self.answers.pop(event.group, None)  # a new leader counts its fetches anew
@@ -309,6 +422,7 @@ class Scheduler:
 
     def _engine_joined(self, event: events.EngineJoined) -> tuple[Decision, ...]:
         self.ledger.join_engine(event.engine, event.node)
+        self._settle_anew()
         return ()
 
     def _engine_lost(self, event: events.EngineLost) -> tuple[Decision, ...]:
@@ -335,55 +449,44 @@ class Scheduler:
 
     def _lose(self, node: str, engines: tuple[str, ...]) -> tuple[Decision, ...]:
         hurt = [request for request in self.requests.values() if request.is_on(engines)]
-        decisions = tuple(map(self._give_back, sorted(hurt, key=lambda r: r.position)))
+        decisions = list(map(self._give_back, sorted(hurt, key=lambda r: r.position)))
         self.ledger.lose_engines(node, engines)
-        self._release_misfits()
-        return decisions
-
-    def _release_misfits(self) -> None:
-        """Let go of what waits for a group that has no engine (any more) that could take it."""
-        for group, queue in self.private.items():
-            pool = self.ledger.pool_of(group)
-            if pool is None or not queue:
-                continue
-            if pool == "prefill":
-                misfits = [] if self.ledger.has_engines(group) else list(queue)
-            else:
-                room = self.ledger.largest_hbm_tokens(group) or 0
-                misfits = [request for request in queue if request.hold_tokens > room]
-            for request in misfits:
-                queue.remove(request)
-                self.waiting[pool].add(request)
-                self.ledger.unqueue(group, request.prompt_tokens)
+        return (*decisions, *self._settle())
 
     def _parameters_changed(self, event: events.ParametersChanged) -> tuple[Decision, ...]:
-        if event.settings is not None:
-            checks.settings(event.settings)
+        checks.parameters(event)
+        decisions: list[Decision] = []
         if event.limits:
             self.ledger.set_limits(event.limits)
             for request in self.requests.values():
                 if not request.prefill_finished:
                     self._count_transfers(request, 1)
-            self._release_misfits()
+            decisions = self._settle()
         if event.settings is not None:
             self.settings = event.settings
             self.ledger.follow(event.settings)
             self._queue_again()
-        return ()
+        return tuple(decisions)
 
     def _queue_again(self) -> None:
         """Put every waiting request where it waits for no particular group, keys renewed."""
-        waiting = {pool: queue.drain() for pool, queue in self.waiting.items()}
-        for group, queue in self.private.items():
-            pool = self.ledger.pool_of(group)
-            if pool is not None:
-                waiting[pool].extend(queue.drain())
+        for queue in (*self.waiting.values(), *self.private.values(), *self.half.values()):
+            queue.drain()
+        for group in self.private:
             self.ledger.queued[group] = 0
         for request in self.requests.values():
+            request.group.clear()
             request.key = self._key(request)
-        for pool, requests in waiting.items():
-            for request in requests:
-                self.waiting[pool].add(request)
+            self.file(request)
+
+    def file(self, request: Request) -> None:
+        """Put a request into the queues where it belongs."""
+        for pool, queue in self.waiting.items():
+            if request.waits_for(pool):
+                group = request.group.get(pool)
+                (queue if group is None else self.private[group]).add(request)
+            elif not request.parked and request.ordered is None:
+                self.half[pool].add(request)
 
     def _key(self, request: Request) -> float:
         settings = self.settings

@@ -22,9 +22,8 @@ from dualpath_model.parameters import (
 from dualpath_model.paths import Direction, Key, Payload, Pool, Resource
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.attention import AttentionTime, attention_time
+from dualpath_model.scheduler.checks import MOST_RATE
 from dualpath_model.scheduler.events import MOST_TOKENS, Limits, NodeJoined, Prices, Settings
-
-_MOST_RATE = 1e15
 
 
 def node_name(pool: Pool, position: int) -> str:
@@ -58,8 +57,8 @@ def scheduler_settings(scenario: Scenario, policy: str = "dualpath", patience: i
     """Return the settings of a scenario: the paper's constants, and the work of a request in seconds.
 
     Work is the read at one storage NIC's rate and the computation of the misses on one engine, of the
-    slowest prefill node; the workload's largest request counts in full. ``split`` is left at its default
-    (:func:`solvers.scheduling.configure` takes the plan's).
+    slowest prefill node; the workload's largest request counts in full. ``expected_split`` is left at
+    its default (:func:`solvers.scheduling.configure` takes the plan's).
     """
     means, workload = scenario.means, scenario.workload
     slowest = min(
@@ -174,8 +173,8 @@ def _limits(scenario: Scenario, pool: Pool, group: NodeLoad, pool_gpus: int) -> 
         alpha_tokens=_whole(rules.alpha_s * rate),
         beta_tokens=_whole(beta),
         hbm_tokens=_whole(room),
-        read_tokens_per_s=min(rate, _MOST_RATE),
-        engine_tokens_per_s=min(turnover, _MOST_RATE),
+        read_tokens_per_s=min(rate, MOST_RATE),
+        engine_tokens_per_s=min(turnover, MOST_RATE),
         prices=transfer_costs(scenario, pool, node),
     )
 

@@ -29,13 +29,14 @@ class EngineAccount:
 class NodeAccount:
     """What is known of one node.
 
-    ``given``: all tokens that it was ever to read; ``unannounced``: those of ordered reads that it has
-    not taken up.
+    ``given``: all tokens that it was ever to read; ``reads``: reads that it has to do, ``unannounced``:
+    tokens of those that it has not taken up.
     """
 
     read_q: int = 0
     given: int = 0
     unannounced: int = 0
+    reads: int = 0
     backlog_s: tuple[float, ...] = ()
 
 
@@ -45,8 +46,10 @@ class Accounts:
 
     engines: dict[str, EngineAccount] = field(default_factory=dict)
     nodes: dict[str, NodeAccount] = field(default_factory=dict)
-    cursors: dict[str, str] = field(default_factory=dict)
-    """Engine chosen last in turn, by group, and by pool under the pool's name with a colon."""
+    group_cursors: dict[str, str] = field(default_factory=dict)
+    """Engine chosen last in turn, by group."""
+    pool_cursors: dict[str, str] = field(default_factory=dict)
+    """Engine whose group was chosen last in turn, by pool."""
     orders: int = 0
 
 
@@ -74,6 +77,7 @@ class State:
     node_names: list[str]
     node: dict[str, int]
     unannounced: list[int]
+    reads: list[int]
 
     def pool(self, name: PoolName) -> Engines:
         """Return the arrays of one pool."""
@@ -92,14 +96,18 @@ class State:
                     int(engines.free[i]),
                     bool(engines.open[i]),
                 )
-            for key, last in zip([*numbers.groups, f"{pool}:"], engines.cursor, strict=True):
+            *by_group, of_pool = engines.cursor.tolist()
+            for group, last in zip(numbers.groups, by_group, strict=True):
                 if last >= 0:
-                    found.cursors[key] = numbers.engines[last]
+                    found.group_cursors[group] = numbers.engines[last]
+            if of_pool >= 0:
+                found.pool_cursors[pool] = numbers.engines[of_pool]
         for i, name in enumerate(self.node_names):
             found.nodes[name] = NodeAccount(
                 int(self.nodes.read_q[i]),
                 int(self.nodes.given[i]),
                 self.unannounced[i],
+                self.reads[i],
                 tuple(self.nodes.backlog_s[i].tolist()),
             )
         return found
@@ -133,6 +141,7 @@ def build(
         [node.node for node in nodes],
         {node.node: number for number, node in enumerate(nodes)},
         [accounts.nodes[node.node].unannounced for node in nodes],
+        [accounts.nodes[node.node].reads for node in nodes],
     )
 
 
@@ -162,13 +171,14 @@ def _engines(
     count, groups = len(found), len(numbers.groups)
     group_tok = ints([queued.get(name, 0) for name in numbers.groups])
     np.add.at(group_tok, group, tok)
-    cursors = [accounts.cursors.get(name, "") for name in [*numbers.groups, f"{pool}:"]]
+    cursors = [accounts.group_cursors.get(group, "") for group in numbers.groups]
+    cursors.append(accounts.pool_cursors.get(pool, ""))
     empty = tree_of(np.full(count, 2**62, dtype=np.int64))
     return Engines(
         seq=ints([account.seq for account in found]),
         tok=tok,
         held=held,
-        free=np.minimum(room, reported),
+        free=np.minimum(room, reported) if pool == "decode" else np.zeros(count, dtype=np.int64),
         limit=limit,
         rate=np.array([node.limits.engine_tokens_per_s for node in owners], dtype=np.float64),
         open=ints([int(account.open) for account in found]),
@@ -228,7 +238,7 @@ def _nodes(
         knobs=np.array(
             [
                 settings.price_weight_s,
-                settings.split,
+                settings.expected_split,
                 settings.hit_share,
                 float(settings.block_tokens),
             ]

@@ -121,6 +121,7 @@ class Literal:
             "prefilled": False,
             "decode": None,
             "group": None,
+            "parked": False,
             "ordered": False,
             "reads": {},
             "started": set(),
@@ -164,18 +165,24 @@ class Literal:
         return []
 
     def leave(self, engine: str, request: dict[str, Any]) -> None:
+        """Whatever was reported before, an engine without requests of ours has nothing."""
         own = self.engines[engine]
-        own["seq"] = max(0, own["seq"] - 1)
-        own["tok"] = max(0, own["tok"] - request["length"])
+        own["ours"].remove(request["id"])
+        own["seq"] = max(0, own["seq"] - 1) if own["ours"] else 0
+        own["tok"] = max(0, own["tok"] - request["length"]) if own["ours"] else 0
 
     def leave_decode(self, request: dict[str, Any]) -> None:
         self.leave(request["decode"], request)
-        self.engines[request["decode"]]["held"] -= request["hold"]
+        own = self.engines[request["decode"]]
+        own["held"] -= request["hold"]
+        if not own["ours"]:
+            own["foreign"] = 0
 
     def end_read(self, request: dict[str, Any], node: str) -> None:
         if node in request["reads"]:
             left = self.nodes[node]["read_q"] - request["reads"].pop(node)
-            self.nodes[node]["read_q"] = max(0, left)
+            busy = any(node in other["reads"] for other in self.requests.values())
+            self.nodes[node]["read_q"] = max(0, left) if busy else 0
 
     # ---- a fetch ----
 
@@ -186,24 +193,34 @@ class Literal:
             return []
         number, answer = self.last_fetch.get(event.group, (-1, []))
         if event.number == number:
-            return answer
+            attempts = {name: request["attempt"] for name, request in self.requests.items()}
+            return [d for d in answer if attempts.get(d[1]) == d[2]]
         if event.number < number:
             return []
         pool = self.pool_of(event.group)
         if pool is None:
             raise RefusedError
         self.report(event, pool)
-        answer = self.prefill(event.group) if pool == "prefill" else self.decode(event.group)
+        answer = self.phase_1() if pool == "decode" else []
+        while True:
+            answer += self.prefill(event.group) if pool == "prefill" else self.decode(event.group)
+            others = self.in_the_way(event.group, pool)
+            if not others:
+                break
+            answer += [self.start_again(request) for request in others]
         self.last_fetch[event.group] = (event.number, answer)
         return answer
 
     def report(self, event: events.Fetch, pool: str) -> None:
-        engines = {n: r for n, r in event.engines.items() if ("engine", n) not in self.gone}
-        nodes = {n: q for n, q in event.read_q.items() if ("node", n) not in self.gone}
-        if any(name not in self.engines_of(event.group) for name in engines):
-            raise RefusedError
-        if any(n not in self.nodes or self.nodes[n]["group"] != event.group for n in nodes):
-            raise RefusedError
+        mine = self.engines_of(event.group)
+        engines = {n: r for n, r in event.engines.items() if n in mine}
+        nodes = {
+            n: q
+            for n, q in event.read_q.items()
+            if n in self.nodes and self.nodes[n]["group"] == event.group
+        }
+        foreign = {("engine", n) for n in event.engines if n not in engines}
+        foreign |= {("node", n) for n in event.read_q if n not in nodes}
         bad = [
             name
             for name, report in engines.items()
@@ -213,6 +230,9 @@ class Literal:
         for name in bad + [engine for node in wrong for engine in self.nodes[node]["engines"]]:
             self.engines[name]["open"] = False
         if bad or wrong:
+            self.let_go()
+            raise RefusedError
+        if not foreign <= self.gone:
             raise RefusedError
         self.adopt(engines, nodes, pool)
 
@@ -246,7 +266,7 @@ class Literal:
         """FIFO. Never tok > beta; short read queues (class 2) before long ones; least tok."""
         decided: list[Plain] = []
         for request in self.in_queue_order():
-            if request["prefill"] is not None:
+            if request["prefill"] is not None or request["parked"]:
                 continue
             best: tuple[int, int] | None = None
             chosen = ""
@@ -266,10 +286,14 @@ class Literal:
             decided += self.order_read(request)
         return decided
 
-    def decode(self, group: str) -> list[Plain]:
-        """Phase 1 for every request of the global queue, then phase 2 in this group."""
+    def phase_1(self) -> list[Plain]:
+        """Every request of the global queue goes to the group with the least total tok."""
         decided: list[Plain] = []
-        waiting = [request for request in self.in_queue_order() if request["decode"] is None]
+        waiting = [
+            request
+            for request in self.in_queue_order()
+            if request["decode"] is None and not request["parked"]
+        ]
         for request in waiting:
             groups = [
                 name
@@ -281,6 +305,11 @@ class Literal:
                 decided.append(
                     ("group chosen", request["id"], request["attempt"], request["group"])
                 )
+        return decided
+
+    def decode(self, group: str) -> list[Plain]:
+        """Phase 2 in this group."""
+        decided: list[Plain] = []
         engines = self.open_engines(group)
         prefix = self.fitting(group)
         z = self.z(group)  # once, before the first is placed
@@ -299,6 +328,30 @@ class Literal:
             self.take_decode(request, chosen)
             decided += self.order_read(request)
         return decided
+
+    def in_the_way(self, group: str, pool: str) -> list[dict[str, Any]]:
+        """The first in line could have an engine if later requests, with this one only, gave it up."""
+        other = "decode" if pool == "prefill" else "prefill"
+        line = [
+            request
+            for request in self.in_queue_order()
+            if request[pool] is None
+            and not request["parked"]
+            and (pool == "prefill" or request["group"] == group)
+        ]
+        for name in self.open_engines(group) if line else []:
+            own, limits = self.engines[name], self.node_of(name)["limits"]
+            tok, free, yielding = own["tok"], self.free(name), []
+            for request in reversed(self.in_order()):
+                if request["position"] <= line[0]["position"]:
+                    break
+                if request[pool] == name and request[other] is None:
+                    yielding.append(request)
+                    tok -= request["length"]
+                    free += request["hold"]
+                    if tok <= limits.beta_tokens if pool == "prefill" else free >= line[0]["hold"]:
+                        return yielding
+        return []
 
     def most_room(self, engines: Sequence[str]) -> int:
         """HBM of the largest of these engines."""
@@ -347,11 +400,13 @@ class Literal:
 
     def take_prefill(self, request: dict[str, Any], engine: str) -> None:
         request["prefill"] = engine
+        self.engines[engine]["ours"].append(request["id"])
         self.engines[engine]["seq"] += 1
         self.engines[engine]["tok"] += request["length"]
 
     def take_decode(self, request: dict[str, Any], engine: str) -> None:
         request["decode"], request["group"] = engine, None
+        self.engines[engine]["ours"].append(request["id"])
         self.engines[engine]["seq"] += 1
         self.engines[engine]["tok"] += request["length"]
         self.engines[engine]["held"] += request["hold"]
@@ -399,11 +454,14 @@ class Literal:
             "node": event.node,
             "seq": 0,
             "tok": 0,
+            "ours": [],
             "held": 0,
             "foreign": 0,
             "open": True,
         }
         self.gone.discard(("engine", event.engine))
+        if any(request["parked"] for request in self.requests.values()):
+            self.let_go()
         return []
 
     def engine_lost(self, event: events.EngineLost) -> list[Plain]:
@@ -433,28 +491,45 @@ class Literal:
             needs = {request["decode"]} | (set() if request["prefilled"] else {request["prefill"]})
             if not needs & set(names):
                 continue
-            for node in list(request["reads"]):
-                self.end_read(request, node)
-            if request["prefill"] is not None and not request["prefilled"]:
-                self.leave(request["prefill"], request)
-            if request["decode"] is not None:
-                self.leave_decode(request)
-            request |= {"prefill": None, "prefilled": False, "decode": None, "ordered": False}
-            request["started"] = set()
-            request["attempt"] += 1
-            decided.append(("returned", request["id"], request["attempt"]))
+            decided.append(self.start_again(request))
         for name in names:
             self.nodes[self.engines.pop(name)["node"]]["engines"].remove(name)
             self.gone.add(("engine", name))
-        self.let_go()
-        return decided
+        return decided + self.let_go()
 
-    def let_go(self) -> None:
-        """A request does not go on waiting for a group none of whose engines could hold it."""
+    def start_again(self, request: dict[str, Any]) -> Plain:
+        """From nothing, in the old position."""
+        for node in list(request["reads"]):
+            self.end_read(request, node)
+        if request["prefill"] is not None and not request["prefilled"]:
+            self.leave(request["prefill"], request)
+        if request["decode"] is not None:
+            self.leave_decode(request)
+        request |= {"prefill": None, "prefilled": False, "decode": None, "ordered": False}
+        request["started"] = set()
+        request["attempt"] += 1
+        return ("returned", request["id"], request["attempt"])
+
+    def let_go(self) -> list[Plain]:
+        """A request waits for no group whose open engines could not hold it, and for nothing at all
+        (giving back its prefill engine) while no engine of the whole pool could.
+        """
+        decided: list[Plain] = []
+        largest = max(
+            (self.most_room(self.engines_of(g)) for g in self.groups("decode")), default=-1
+        )
         for request in self.requests.values():
-            group = request["group"]
-            if group is not None and self.most_room(self.engines_of(group)) < request["hold"]:
-                request["group"] = None
+            if request["decode"] is None:
+                parked = 0 <= largest < request["hold"]
+                if parked and not request["parked"] and request["prefill"] is not None:
+                    decided.append(self.start_again(request))
+                request["parked"] = parked
+                group = request["group"]
+                if group is not None and (
+                    parked or self.most_room(self.open_engines(group)) < request["hold"]
+                ):
+                    request["group"] = None
+        return decided
 
     def parameters_changed(self, event: events.ParametersChanged) -> list[Plain]:
         if any(name not in self.nodes for name in event.limits):
@@ -464,9 +539,9 @@ class Literal:
                 for engine in self.nodes[name]["engines"]:
                     self.engines[engine]["foreign"] = 0  # a report of before tells nothing any more
             self.nodes[name]["limits"] = limits
-        self.let_go()
+        decided = self.let_go() if event.limits else []
         if event.settings is not None:
             self.z_factor = event.settings.z_factor
             for request in self.requests.values():
                 request["group"] = None
-        return []
+        return decided

@@ -122,7 +122,7 @@ def test_settings_are_the_scenario_s() -> None:
     )
     assert work.max() == pytest.approx(settings.most_work_s)
     configured, _ = configure(scenario)
-    assert configured.split == pytest.approx(plan(scenario).split)
+    assert configured.expected_split == pytest.approx(plan(scenario).split)
 
 
 def test_an_engine_that_spans_nodes_is_refused() -> None:
