@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, BinaryIO, Literal
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
@@ -23,26 +23,30 @@ from dualpath_model.scheduler.ledger import ReportError
 from dualpath_model.scheduler.reference import Scheduler
 
 
-class Start(TypedDict):
+@dataclass(frozen=True, slots=True)
+class Start:
     """The first line."""
 
-    kind: Literal["start"]
-    snapshot: snapshot.Snapshot
+    snapshot: Any
+    """What :func:`snapshot.take` gave."""
+    kind: Literal["start"] = "start"
 
 
-class Decided(TypedDict):
+@dataclass(frozen=True, slots=True)
+class Decided:
     """An event and what was decided."""
 
     event: Annotated[Event, Field(discriminator="kind")]
-    decisions: list[Annotated[Decision, Field(discriminator="kind")]]
+    decisions: tuple[Annotated[Decision, Field(discriminator="kind")], ...]
 
 
-class Refused(TypedDict):
-    """What was refused, as far as JSON can say it, and why; ``closed``: engines that get no more work."""
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What was refused, as far as JSON can say it, why, and the engines that get no more work for it."""
 
     event: Any
     refused: str
-    closed: NotRequired[list[str]]
+    closed: tuple[str, ...] = ()
 
 
 Line = Start | Decided | Refused
@@ -54,24 +58,22 @@ class DecisionLog:
     def __init__(self, scheduler: Scheduler, file: BinaryIO) -> None:
         """Write the first line, and become the scheduler's observer."""
         self._file = file
-        self._write({"kind": "start", "snapshot": snapshot.take(scheduler)})
+        self._write(Start(snapshot.take(scheduler)))
         scheduler.observer = self._observe
 
     def _observe(
         self, event: Event, decisions: tuple[Decision, ...], refused: InputError | None
     ) -> None:
         if refused is None:
-            self._write({"event": event, "decisions": decisions})
+            self._write(Decided(event, decisions))
             return
-        line: dict[str, Any] = {"event": event, "refused": str(refused)}
-        if isinstance(refused, ReportError):
-            line["closed"] = refused.closed
+        closed = refused.closed if isinstance(refused, ReportError) else ()
         try:
-            self._write(line)
+            self._write(Refused(event, str(refused), closed))
         except (TypeError, ValueError):  # what was refused may be nothing that JSON can say
-            self._write({**line, "event": _printable(event), "refused": _printable(refused)})
+            self._write(Refused(_printable(event), _printable(refused), closed))
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: Line) -> None:
         self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
