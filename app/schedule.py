@@ -76,8 +76,15 @@ def replay_log(log: Path, *, compiled: bool, each: bool) -> dict[str, Any]:
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema of a line of a decision log, events and decisions in it."""
     from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
 
-    return TypeAdapter(Line).json_schema(mode="serialization")
+    class Written(GenerateJsonSchema):
+        """What we write has every field, defaults too."""
+
+        def field_is_required(self, *_: Any, **__: Any) -> bool:
+            return True
+
+    return TypeAdapter(Line).json_schema(mode="serialization", schema_generator=Written)
 
 
 def _print_step(step: Replayed) -> None:
