@@ -331,7 +331,9 @@ class Scheduler:
 
     def _end_read(self, request: Request, node: str) -> None:
         tokens = request.reads.pop(node)
-        if node not in request.started:
+        if node in request.started:
+            request.started.remove(node)
+        else:
             self.ledger.announce(node, tokens)
         self.ledger.leave_read(node, tokens)
 

@@ -201,15 +201,18 @@ class Literal:
         if pool is None:
             raise RefusedError
         self.report(event, pool)
-        answer = self.phase_1() if pool == "decode" else []
-        while True:
-            answer += self.prefill(event.group) if pool == "prefill" else self.decode(event.group)
-            others = self.in_the_way(event.group, pool)
-            if not others:
-                break
-            answer += [self.start_again(request) for request in others]
+        answer = self.place(event.group, pool)
         self.last_fetch[event.group] = (event.number, answer)
         return answer
+
+    def place(self, group: str, pool: str) -> list[Plain]:
+        decided = self.phase_1() if pool == "decode" else []
+        while True:
+            decided += self.prefill(group) if pool == "prefill" else self.decode(group)
+            others = self.in_the_way(group, pool)
+            if not others:
+                return decided
+            decided += [self.start_again(request) for request in others]
 
     def report(self, event: events.Fetch, pool: str) -> None:
         mine = self.engines_of(event.group)

@@ -52,23 +52,16 @@ class Follower(Literal):
     def in_queue_order(self) -> list[dict[str, Any]]:
         return sorted(self.requests.values(), key=self.key)
 
-    def prefill(self, group: str) -> list[Plain]:
-        return self.obey(group, "prefill", 0.0)
-
-    def decode(self, group: str) -> list[Plain]:
-        known = [decision for decision in self.given if decision[0] == "group chosen"]
-        for _, name, _, chosen in known:
-            assert self.requests[name]["group"] is None
-            self.requests[name]["group"] = chosen
-        z = self.z(group)
-        for _, name, _, _ in known:
-            self.requests[name]["group"] = None
-        return self.obey(group, "decode", z)
-
-    def obey(self, group: str, pool: str, z: float) -> list[Plain]:
+    def place(self, group: str, pool: str) -> list[Plain]:
         last: dict[str, tuple[float, int]] = {}  # each kind of decision follows the queue
+        z: float | None = None
         for kind, name, attempt, *rest in self.given:
             request = self.requests[name]
+            if kind == "returned":
+                self.check_in_the_way(group, pool, request)
+                assert self.start_again(request) == (kind, name, attempt)
+                z = None
+                continue
             assert request["attempt"] == attempt
             if kind != "read ordered":
                 assert last.get(kind, (-1.0, -1)) < self.key(request)
@@ -82,6 +75,7 @@ class Follower(Literal):
                 self.check_prefill(group, request, *rest)
                 self.take_prefill(request, rest[0])
             elif kind == "decode placed":
+                z = self.z(group) if z is None else z  # all groups are chosen by now
                 self.check_decode(group, request, z, *rest)
                 self.take_decode(request, rest[0])
                 self.check_hbm(rest[0])
@@ -94,9 +88,16 @@ class Follower(Literal):
             assert self.key(request) > placed
         return self.given
 
+    def check_in_the_way(self, group: str, pool: str, request: dict[str, Any]) -> None:
+        """It has an engine of this group, nothing else, and an earlier request wants it."""
+        other = "decode" if pool == "prefill" else "prefill"
+        assert request[pool] in self.open_engines(group)
+        assert request[other] is None
+        assert min(map(self.key, self.queue(pool, group))) < self.key(request)
+
     def queue(self, pool: str, group: str) -> list[dict[str, Any]]:
         """The requests of the queue from which a fetch of ``group`` takes."""
-        waiting = [request for request in self.requests.values() if request[pool] is None]
+        waiting = [r for r in self.requests.values() if r[pool] is None and not r["parked"]]
         if pool == "decode":
             return [request for request in waiting if request["group"] == group]
         if POLICIES[self.settings.policy].queues_prefill:
@@ -157,20 +158,20 @@ class Follower(Literal):
         assert policy == "split" or 0 in (on_first, on_second)
         assert policy != "basic" or on_second == 0
 
-    def lose(self, names: list[str]) -> list[Plain]:
-        decided = super().lose(names)
-        for request, group in list(self.prefill_group.items()):
-            if not self.engines_of(group):
-                del self.prefill_group[request]
+    def let_go(self) -> list[Plain]:
+        decided = super().let_go()
+        for name, group in list(self.prefill_group.items()):
+            if self.requests[name]["parked"] or not self.open_engines(group):
+                del self.prefill_group[name]
         return decided
 
     def parameters_changed(self, event: events.ParametersChanged) -> list[Plain]:
-        super().parameters_changed(event)
+        decided = super().parameters_changed(event)
         if event.settings is not None:
             self.settings = event.settings
             self.prefill_group.clear()
             self.overtaken.clear()
-        return []
+        return decided
 
     # ---- what a leader knows ----
 
@@ -442,7 +443,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for request in rng.sample(
             list(self.follower.requests), min(2, len(self.follower.requests))
         ):
-            wrong = self.follower.requests[request]["attempt"] + rng.choice((-1, 1))
+            attempt = self.follower.requests[request]["attempt"]
+            wrong = attempt + (rng.choice((-1, 1)) if attempt > 1 else 1)
             node = rng.choice([*self.follower.nodes, "nowhere"])
             for kind in (events.ReadStarted, events.ReadFinished):
                 assert self.tell(kind(request, node, wrong)) == []
@@ -476,6 +478,40 @@ class SchedulerMachine(RuleBasedStateMachine):
                     reports = {engine: EngineReport(), "nobody": EngineReport()}
                     assert self.tell(events.Fetch(group, number, reports)) is None
 
+    @rule(seed=seeds)
+    def drain(self, seed: int) -> None:
+        """Liveness: while leaders fetch and requests move on, every one is served that can be."""
+        rng, own = Random(seed), self.follower
+        if not (own.groups("prefill") and own.groups("decode")):
+            return
+        if not all(any(map(own.engines_of, own.groups(pool))) for pool in POOLS.values()):
+            return
+        honest, self.honest = self.honest, True
+        for _ in range(4 * len(own.requests) + 4):
+            for group in rng.sample(self.groups(), len(self.groups())):
+                self.fetch_of(group, rng, "true")
+            moving = [name for name, r in own.requests.items() if r["ordered"]]
+            for name in moving:
+                while name in own.requests and own.requests[name]["ordered"]:
+                    assert self.tell(self.next_of(own.requests[name], rng)) == []
+        self.honest = honest
+        assert all(request["parked"] for request in own.requests.values())
+        if not own.requests:
+            self.empty()
+
+    def empty(self) -> None:
+        """Nothing is left in any account."""
+        found = self.real.ledger.accounts()
+        for name, engine in found.engines.items():
+            assert (engine.seq, engine.tok, engine.held) == (0, 0, 0)
+            assert self.follower.nodes[self.real.ledger.node_of[name]]["pool"] == "prefill" or (
+                engine.free
+                == self.real.ledger.joined[self.real.ledger.node_of[name]].limits.hbm_tokens
+            )
+        for node in found.nodes.values():
+            assert (node.read_q, node.unannounced, node.reads) == (0, 0, 0)
+            assert sum(node.backlog_s) < 1e-9
+
     @rule()
     def restore(self) -> None:
         """Through JSON and back; the twin goes on undisturbed."""
@@ -503,7 +539,15 @@ class SchedulerMachine(RuleBasedStateMachine):
                 if ledger.pool_of(group) == pool:
                     waiting += [r.id for r in queue]
             placed = [r.id for r in requests.values() if self.engine_of(r, pool)]
-            assert sorted(waiting + placed) == sorted(requests)
+            parked = [r.id for r in requests.values() if r.parked]
+            assert sorted(waiting + placed + parked) == sorted(requests)
+            half = [r.id for r in self.real.half[pool]]
+            other = "decode" if pool == "prefill" else "prefill"
+            assert sorted(half) == sorted(
+                r["id"] for r in self.follower.requests.values() if r[pool] and not r[other]
+            )
+            for request in requests.values():
+                assert request.parked == self.follower.requests[request.id]["parked"]
         assert set(self.real.private) == set(self.groups())
 
     def engine_of(self, request: Request, pool: str) -> str | None:
@@ -524,6 +568,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert (engine.held, engine.free) == (true["held"], own.free(name))
             if not self.reported:
                 here = own.placed(name)
+                if own.nodes[true["node"]]["pool"] == "prefill":
+                    assert engine.held == sum(r["length"] for r in here)
                 assert (engine.seq, engine.tok) == (len(here), sum(r["length"] for r in here))
         assert set(found.nodes) == set(own.nodes)
         for name, node in found.nodes.items():
@@ -533,6 +579,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             )
             started = own.true_reads(name, started=True)
             every = own.true_reads(name, started=False)
+            assert node.reads == sum(name in request["reads"] for request in own.requests.values())
             assert node.unannounced == every - started
             if not self.reported:
                 assert node.read_q == every
