@@ -187,7 +187,7 @@ def test_priced_costs_are_backlog_and_price_times_seconds(
     on_decode, hit_share, weight, backlog = knobs
     own = Prices(read_price, engine_price, ("cnic",), (price,), (near_s,), (far_s,), (miss_s,))
     limits = Limits(1, 1000, 1000, 20.0, 5.0, own)
-    more = {"split": on_decode, "hit_share": hit_share, "price_weight_s": weight}
+    more = {"expected_split": on_decode, "hit_share": hit_share, "price_weight_s": weight}
     made = scheduler("priced", [limits], [limits], **more)
     accounts = made.ledger.by_name()
     accounts.nodes[f"{node}0"].read_q = read_q

@@ -205,8 +205,8 @@ def random_limits(rng: Random) -> Limits:
     rates = (1.0, 2.0, 3.5)
     return Limits(
         rng.choice((0, 5, 10, 20)),
-        rng.choice((0, 5, 10, 20, 40)),
-        rng.choice((12, 18, 18, 30, 60)),
+        rng.choice((0, 5, 5, 10, 20)),
+        rng.choice((6, 8, 12, 12, 18, 30)),
         rng.choice(rates),
         rng.choice(rates),
         prices,
@@ -313,6 +313,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         rng = Random(seed)
         if self.groups():
             self.fetch_of(rng.choice(self.groups()), rng, report)
+
+    @rule(seed=seeds, first=st.sampled_from(tuple(POOLS)))
+    def half(self, seed: int, first: str) -> None:
+        """One pool places what it can before the other one places anything."""
+        rng = Random(seed)
+        for _ in range(rng.randint(1, 6)):
+            size = rng.randint(1, 8)
+            self.tell(events.Submit(self.new("r"), size, rng.randint(0, size), rng.randint(0, 2)))
+        for pool in (first, *(pool for pool in POOLS if pool != first)):
+            groups = [group for group in self.groups() if group[0] == pool]
+            for group in rng.sample(groups, rng.randint(0, len(groups))):
+                self.fetch_of(group, rng, "none")
 
     @rule(seed=seeds)
     def fetch_all(self, seed: int) -> None:
