@@ -111,6 +111,9 @@ def test_unknown_policies_offer_the_nearest() -> None:
     [
         ("--agents", "0"),
         ("--rate", "nan"),
+        ("--rate", "0"),
+        ("--rate", "1.1e9"),
+        ("--rate", "inf"),
         ("--seconds", "nan"),
         ("--seconds", "inf"),
         ("--patience", "-1"),
@@ -273,10 +276,30 @@ def test_what_is_no_log_is_exit_code_two(log: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x.json").exists()
 
 
+def test_a_replay_does_not_write_over_its_own_log(log: Path, tmp_path: Path) -> None:
+    copy, link = tmp_path / "run.jsonl", tmp_path / "link.jsonl"
+    copy.write_bytes(log.read_bytes())
+    link.symlink_to(copy)
+    for target in (copy, link, tmp_path / "." / "run.jsonl"):
+        assert "is the input" in refused("schedule", "replay", copy, "--json", target)
+    assert "is the input" in refused("schedule", "replay", link, "--json", copy)
+    assert copy.read_bytes() == log.read_bytes()
+    assert link.is_symlink()
+
+
+def test_a_file_name_that_is_not_utf8(log: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "\udcff.jsonl"
+    odd.write_bytes(log.read_bytes())
+    found = json_of("schedule", "replay", odd)
+    assert found["log"] == f"{tmp_path}/\N{REPLACEMENT CHARACTER}.jsonl"
+    done = dualpath("schedule", "replay", odd)
+    assert done.returncode == 0, done.stderr  # 1 would say that a decision differs
+
+
 # ---- schema --------------------------------------------------------------------------------------
 
 
-def test_the_schema_accepts_what_is_logged_and_nothing_else(log: Path) -> None:
+def test_the_schema_accepts_what_is_logged_and_nothing_else(log: Path, tmp_path: Path) -> None:
     done = dualpath("schema", "events")
     assert (done.returncode, done.stderr) == (0, "")
     schema = json.loads(done.stdout)
@@ -286,7 +309,20 @@ def test_the_schema_accepts_what_is_logged_and_nothing_else(log: Path) -> None:
     kinds = {line["event"]["kind"]: line for line in lines if line.get("decisions")}
     kinds |= {line["event"]["kind"]: line for line in lines if not line.get("decisions")}
     for line in [*lines[:100], *kinds.values()]:
-        validator.validate([line["event"], *line["decisions"]])
+        validator.validate(line)
+    with (tmp_path / "x").open("wb") as file:
+        scheduler = Scheduler(compiled=False)
+        DecisionLog(scheduler, file)
+        for event in (Submit("a", 5, 6), Submit("a", 2**70, 0)):
+            with pytest.raises(InputError):
+                scheduler.handle(event)
+    start, *odd = map(orjson.loads, (tmp_path / "x").read_bytes().splitlines())
+    assert start["kind"] == "start"
+    assert [type(line["event"]) for line in odd] == [dict, str]
+    for line in (start, *odd):
+        validator.validate(line)
+        for field in line:
+            assert not validator.is_valid({k: v for k, v in line.items() if k != field}), field
     submit = next(line["event"] for line in lines if line["event"]["kind"] == "submit")
     for bad in (
         {**submit, "kind": "explode"},
@@ -294,36 +330,28 @@ def test_the_schema_accepts_what_is_logged_and_nothing_else(log: Path) -> None:
         {**submit, "prompt_tokens": None},
         {**submit, "request": 7},
         {"kind": "submit"},
+        {"request": "a", "attempt": 1},
+        {},
         7,
     ):
-        assert not validator.is_valid([bad]), bad
+        assert not validator.is_valid({"event": bad, "decisions": []}), bad
+    no_lines: tuple[Any, ...] = ({}, 7, [], submit, [submit], {"event": submit}, {"decisions": []})
+    for no_line in no_lines:
+        assert not validator.is_valid(no_line), no_line
 
 
-# ---- gaps: each is a bug reported with these tests ------------------------------------------------
-
-gap = pytest.mark.xfail(strict=True, reason="reported")
-
-
-@gap
-def test_gap_a_replay_does_not_write_over_its_own_log(log: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "run.jsonl"
-    copy.write_bytes(log.read_bytes())
-    dualpath("schedule", "replay", copy, "--json", copy)
-    assert copy.read_bytes() == log.read_bytes()
-
-
-@gap
-def test_gap_a_file_name_that_is_not_utf8(log: Path, tmp_path: Path) -> None:
-    odd = tmp_path / "\udcff.jsonl"
-    odd.write_bytes(log.read_bytes())
-    done = dualpath("schedule", "replay", odd, "--json", "-")
-    assert "Traceback" not in done.stderr
-    assert done.returncode == 0  # 1 would say that a decision differs
-
-
-@gap
-def test_gap_the_schema_asks_for_a_kind() -> None:
-    schema = json.loads(dualpath("schema", "events").stdout)
-    validator = jsonschema.Draft202012Validator(schema)
-    assert not validator.is_valid([{}])  # passes for an event whose fields all have defaults
-    assert not validator.is_valid([{"request": "a", "attempt": 1}])
+def test_the_schema_requires_every_field_of_a_line(log: Path) -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(dualpath("schema", "events").stdout))
+    decided = {d["kind"]: line for line in written(log) for d in line["decisions"]}
+    events = {line["event"]["kind"]: line for line in written(log)}
+    assert len(decided) > 3
+    assert len(events) > 3
+    for kind, line in events.items():
+        for field in line["event"]:
+            less = {k: v for k, v in line["event"].items() if k != field}
+            assert not validator.is_valid({**line, "event": less}), (kind, field)
+    for kind, line in decided.items():
+        decision = next(d for d in line["decisions"] if d["kind"] == kind)
+        for field in decision:
+            less = {k: v for k, v in decision.items() if k != field}
+            assert not validator.is_valid({**line, "decisions": [less]}), (kind, field)

@@ -1043,11 +1043,12 @@ def test_a_node_may_come_back_elsewhere() -> None:
     assert order(scheduler.handle(Fetch("D", 1))).prefill_node == "d0"
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("pool", ["prefill", "decode"])
+@pytest.mark.parametrize(
+    "pool, policy",
+    [("decode", name) for name in POLICIES]
+    + [("prefill", name) for name, policy in POLICIES.items() if policy.queues_prefill],
+)
 def test_the_private_queue_of_a_closed_group_moves_to_another(pool: str, policy: str) -> None:
-    if pool == "prefill" and not POLICIES[policy].queues_prefill:
-        pytest.skip("this policy has no private prefill queues")
     first, other = ("p0", "p1") if pool == "prefill" else ("d0", "d1")
     rest = node("d9", group="Z") if pool == "prefill" else node("p9", group="Z")
     scheduler = cluster(node(first, group="F"), node(other, group="O"), rest, policy=policy)
@@ -1071,18 +1072,22 @@ def test_the_private_queue_of_a_closed_group_moves_to_another(pool: str, policy:
 
 
 def test_a_request_leaves_a_group_whose_large_engine_is_closed() -> None:
-    small, large = node("d0", group="E", engines=1), node("d1", group="E", hbm_tokens=2000)
-    scheduler = cluster(node("p0"), small, large, node("d2", group="F", hbm_tokens=1500))
-    scheduler.handle(Submit("x", 1500, 0))  # to E, then the others to F
-    scheduler.handle(Submit("big", 1200, 0))
-    scheduler.handle(Submit("y", 1200, 0))
-    scheduler.handle(Submit("small", 100, 0))
-    fetch(scheduler, "F")
-    where = {r.id: r.group.get("decode") for r in scheduler.requests.values()}
-    assert where == {"x": "E", "big": None, "y": None, "small": "F"} or where["x"] == "E"
+    large = node("d1", group="E", engines=1, hbm_tokens=2000)
+    scheduler = cluster(node("p0"), node("d0", group="E", engines=1), large, node("d2", group="F"))
+    submit(scheduler, "x", prompt=1500)
+    submit(scheduler, "y", prompt=900)
+    submit(scheduler, "z", prompt=700)
+    found = fetch(scheduler, "F")
+    assert [d.group for d in found if isinstance(d, GroupChosen)] == ["E", "F", "F"]
     with pytest.raises(ReportError):
         scheduler.handle(Fetch("E", 1, {}, {"d1": -1}))
-    assert scheduler.requests["x"].group == {}  # d0 is open and could not hold it
+    assert scheduler.requests["x"].group == {}  # d0 is open, and could not hold it
+    submit(scheduler, "w")
+    found = fetch(scheduler, "F")
+    assert [d.request for d in found if isinstance(d, GroupChosen)] == ["w"]  # x waits for d1
+    found = fetch(scheduler, "E", {}, {"d1": 0})
+    assert [d.group for d in found if isinstance(d, GroupChosen)] == ["E"]
+    assert ("x", "d1/0") in placements(found)
 
 
 # ---- making way ----------------------------------------------------------------------------------
@@ -1106,7 +1111,7 @@ def test_a_returned_request_and_a_later_one_with_what_the_other_needs(policy: st
     assert found[0] == Returned("b", 2)
     assert placements(found) == [("a", "p0/1")]
     assert order(found).attempt == 2
-    assert fetch(scheduler, "P") == ()
+    assert placements(fetch(scheduler, "P")) == []
     finish(scheduler, "a", attempt=2)
     fetch(scheduler, "D")
     assert [d.attempt for d in fetch(scheduler, "P") if isinstance(d, PrefillPlaced)] == [2]
@@ -1133,47 +1138,47 @@ def test_a_long_request_makes_way_for_a_short_one_that_goes_first(policy: str) -
     assert idle(scheduler)
 
 
-def test_decode_engines_are_given_back_too_and_no_more_than_needed() -> None:
-    scheduler = cluster(node("p0"), node("d0", engines=1, hbm_tokens=300))
-    submit(scheduler, "a", prompt=150, hit=0)
-    fetch(scheduler, "P")
-    assert placements(fetch(scheduler, "D")) == [("a", "d0/0")]
-    submit(scheduler, "b", prompt=200, hit=0)
-    submit(scheduler, "cde", prompt=50, hit=0)
-    fetch(scheduler, "P")
-    scheduler.handle(ParametersChanged(limits={"d0": replace(LIMITS, hbm_tokens=1000)}))
-    assert [name for name, _ in placements(fetch(scheduler, "D"))] == list("bcde")
-    for engine in ("p0/0", "p0/1"):
-        scheduler.handle(EngineLost(engine))  # all start again
-    assert all(r.attempt == 2 for r in scheduler.requests.values())
-    scheduler.handle(ParametersChanged(limits={"d0": replace(LIMITS, hbm_tokens=300)}))
-    submit(scheduler, "f", prompt=100, hit=0)
-    assert placements(fetch(scheduler, "D")) == [("a", "d0/0")]  # b, with 200, holds up the rest
-
-
-def test_only_half_placed_later_requests_of_the_group_make_way() -> None:
-    """Of four that hold decode engines, only those that are later, in the group, and without a read."""
-    first = cluster(node("p0"), node("d0", hbm_tokens=300, engines=1), node("d1", group="E"))
-    submit(first, "a", prompt=300, hit=0)
-    assert placements(fetch(first, "D")) == [("a", "d0/0")]
-    fetch(first, "P")
-    submit(first, "b", prompt=300, hit=0)
-    assert placements(fetch(first, "D")) == []  # a has its read: it goes on
-    assert first.requests["a"].attempt == 1
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_the_last_ones_make_way_and_no_more_than_needed(policy: str) -> None:
-    scheduler = cluster(node("p0", engines=1, beta_tokens=250), node("d0"), policy=policy)
-    submit(scheduler, "abcd")
-    # d is left: 300 is above 250
-    assert placements(fetch(scheduler, "P")) == [(name, "p0/0") for name in "abc"]
+def test_the_last_ones_make_way_and_no_more_than_needed() -> None:
+    one: dict[str, Any] = {"engines": 1, "beta_tokens": 250}
+    scheduler = cluster(node("p0", **one), node("p1", **one), node("d0"))
+    submit(scheduler, "ab")
+    fetch(scheduler, "P", {"p0/0": EngineReport(9, 900)})
     fetch(scheduler, "D")
-    finish(scheduler, "b")
-    assert [name for name, _ in placements(fetch(scheduler, "P"))] == ["d"]
-    submit(scheduler, "ef")
-    assert placements(fetch(scheduler, "P")) == []  # nobody behind e has an engine
-    assert scheduler.requests["d"].attempt == 1
+    submit(scheduler, "cdef")
+    report = {"p0/0": EngineReport(0, 0), "p1/0": EngineReport(9, 900)}
+    assert placements(fetch(scheduler, "P", report)) == [(name, "p0/0") for name in "cde"]
+    assert scheduler.handle(EngineLost("p1/0")) == (Returned("a", 2), Returned("b", 2))
+    # 300 tokens less 100 are within beta: the last one makes way, each time anew
+    found = fetch(scheduler, "P")
+    assert found == (
+        Returned("e", 2),
+        PrefillPlaced("a", 2, "p0/0", 0.0, 2, tok=200, read_q=0),
+        Returned("d", 2),
+        PrefillPlaced("b", 2, "p0/0", 1.0, 2, tok=200, read_q=0),
+    )
+    assert fetch(scheduler, "P") == ()  # c is later than none that wait
+    assert "".join(name for name, _ in placements(fetch(scheduler, "D"))) == "abcdef"
+
+
+def test_decode_engines_are_given_back_too() -> None:
+    scheduler = cluster(node("p0", engines=1), node("d0", engines=1), patience=9, most_work_s=600.0)
+    scheduler.handle(Submit("long", 600, 0))
+    scheduler.handle(Submit("longer", 300, 0))
+    assert placements(fetch(scheduler, "D")) == [("longer", "d0/0"), ("long", "d0/0")]
+    scheduler.handle(Submit("short", 200, 200))
+    assert fetch(scheduler, "D") == (
+        GroupChosen("short", 1, "D"),
+        Returned("long", 2),
+        DecodePlaced("short", 1, "d0/0", True, 525, seq=1, tok=300, free_tokens=700),
+    )
+    # one with a read makes way for nobody
+    fetch(scheduler, "P")
+    scheduler.handle(Submit("shortest", 600, 600))
+    assert placements(fetch(scheduler, "D")) == []
+    assert [r.attempt for r in scheduler.requests.values()] == [2, 1, 1, 1]
+    for name in ("short", "longer"):
+        finish(scheduler, name)
+    assert placements(fetch(scheduler, "D")) == [("shortest", "d0/0")]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -1600,6 +1605,7 @@ def test_a_snapshot_needs_every_field() -> None:
         ("requests", -1, "group", {"decode": "ghost"}),
         ("requests", -1, "group", {"decode": "P"}),
         ("requests", 1, "group", {"decode": "D"}),
+        ("requests", 1, "prefill", None),
         ("joined", []),
         ("joined", 0, "engines", ["p0/1", "p0/1"]),
         ("joined", 0, "limits", "alpha_tokens", -4),
@@ -1619,7 +1625,10 @@ def test_a_snapshot_needs_every_field() -> None:
 )
 def test_a_snapshot_that_contradicts_itself_is_refused(path: tuple[Any, ...]) -> None:
     *where, last, value = path
-    data = snapshot.take(in_the_middle())
+    scheduler = in_the_middle()
+    fetch(scheduler, "E")  # b, d and f have both engines now; the others wait
+    data = snapshot.take(scheduler)
+    assert snapshot.take(snapshot.restore(data)) == data
     place: Any = data
     for step in where:
         place = place[step]
