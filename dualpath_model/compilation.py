@@ -136,9 +136,13 @@ def _entry(*args: Any) -> Any:
 @cache
 def _borrowed() -> Any:
     """Return the numba intrinsic that gives arrays, also those in tuples, without their owner."""
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
-    from numba.np.arrayobj import make_array
+    import numba.core.cgutils
+    import numba.extending
+    import numba.np.arrayobj
+
+    types: Any = numba.core.types
+    cgutils: Any = numba.core.cgutils
+    make_array: Any = numba.np.arrayobj.make_array
 
     def bare(context: Any, builder: Any, kind: Any, value: Any) -> Any:
         if isinstance(kind, types.Array):
@@ -152,14 +156,13 @@ def _borrowed() -> Any:
             return context.make_tuple(builder, kind, bared)
         return value
 
-    @intrinsic
     def borrowed(typing_context: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return bare(context, builder, signature.args[0], arguments[0])
 
         return value(value), generate
 
-    return borrowed
+    return numba.extending.intrinsic(borrowed)
 
 
 def _text(code: CodeType) -> str:

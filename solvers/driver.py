@@ -220,6 +220,7 @@ class _Run:
     def loop(self, stop_s: float, progress: Callable[[float, int], None] | None) -> None:
         """Run until every session has ended, or until ``stop_s``."""
         sessions = sum(1 for entry in self.heap if entry[2] == self.submit)
+        happened = 0
         while self.heap and self.finished < sessions:
             time_s, _, action, arguments = heapq.heappop(self.heap)
             if time_s > stop_s:
@@ -227,7 +228,8 @@ class _Run:
                 break
             self.now_s = time_s
             action(*arguments)
-            if progress is not None and self.counter % 20_000 == 0:
+            happened += 1
+            if progress is not None and happened % 20_000 == 0:
                 progress(self.now_s, self.ended)
 
     # ---- what happens ------------------------------------------------------------------------

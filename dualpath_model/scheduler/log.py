@@ -68,13 +68,19 @@ class DecisionLog:
             self._write(Decided(event, decisions))
             return
         closed = refused.closed if isinstance(refused, ReportError) else ()
-        try:
-            self._write(Refused(event, str(refused), closed))
-        except (TypeError, ValueError):  # what was refused may be nothing that JSON can say
-            self._write(Refused(_printable(event), _printable(refused), closed))
+        # what was refused may be nothing that JSON can say, or read back as something acceptable
+        shown = event if _survives(event) else _printable(event)
+        self._write(Refused(shown, _printable(refused), closed))
 
     def _write(self, line: Line) -> None:
         self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _survives(event: Any) -> bool:
+    try:
+        return repr(_adapter().validate_json(orjson.dumps(event))) == repr(event)
+    except (TypeError, ValueError):
+        return False
 
 
 def _printable(value: Any) -> str:

@@ -77,7 +77,10 @@ def restore(data: Any, *, compiled: bool = False, observer: Observer | None = No
             f"snapshot: {where}: {first['msg'].lower()}; give what a scheduler wrote"
         ) from None
     scheduler = Scheduler(state.settings, compiled=compiled, observer=observer)
-    _Check(state).everything()
+    try:
+        _Check(state).everything()
+    except InputError as error:
+        raise InputError(f"snapshot: {error}") from None
     scheduler.submitted = state.submitted
     scheduler.requests = {request.id: request for request in state.requests}
     scheduler.answers = state.answers
@@ -106,7 +109,7 @@ class _Check:
 
     def everything(self) -> None:
         state = self.state
-        checks.whole("snapshot: submitted", state.submitted, 0, 2**62)
+        checks.whole("submitted", state.submitted, 0, 2**62)
         self.unique("node", [node.node for node in state.joined])
         self.unique("engine", [engine for node in state.joined for engine in node.engines])
         for node in state.joined:
@@ -125,7 +128,7 @@ class _Check:
 
     def accounts(self) -> None:
         accounts = self.state.accounts
-        checks.whole("snapshot: orders", accounts.orders, 0, 2**62)
+        checks.whole("orders", accounts.orders, 0, 2**62)
         for where, records, names in (
             ("engine", accounts.engines, ("seq", "tok", "held", "free")),
             ("node", accounts.nodes, ("read_q", "given", "unannounced", "reads")),
@@ -134,10 +137,10 @@ class _Check:
                 for field in names:
                     value = getattr(record, field)
                     if value is not None:
-                        checks.whole(f"snapshot: {where} '{name}': {field}", value, 0, 2**60)
+                        checks.whole(f"{where} '{name}': {field}", value, 0, 2**60)
         for name, node in accounts.nodes.items():
             for seconds in node.backlog_s:
-                checks.number(f"snapshot: node '{name}': backlog_s", seconds, 0.0, 1e18)
+                checks.number(f"node '{name}': backlog_s", seconds, 0.0, 1e18)
 
     def request(self, request: Request) -> None:
         where = f"request '{request.id}'"
@@ -156,6 +159,8 @@ class _Check:
             f"{where} has no prefill engine",
         )
         self.hold(request.decode is None or decode == "decode", f"{where} has no decode engine")
+        engines = {request.prefill, request.decode} - {None}
+        self.hold(not (request.parked and engines), f"{where} is parked on an engine")
         both = request.prefill is not None and request.decode is not None
         self.hold(both == (request.ordered is not None), f"{where} has a read without both engines")
         self.hold(both or not request.prefill_finished, f"{where} has finished on no engine")
@@ -178,7 +183,7 @@ class _Check:
     @staticmethod
     def hold(condition: bool, sentence: str) -> None:
         if not condition:
-            raise InputError(f"snapshot: {sentence}; give what a scheduler wrote")
+            raise InputError(f"{sentence}; give what a scheduler wrote")
 
 
 @cache
