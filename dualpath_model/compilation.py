@@ -8,6 +8,7 @@ when something is compiled.
 
 from __future__ import annotations
 
+import dis
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -91,7 +92,7 @@ class _Binder:
     def called(self, function: FunctionType) -> dict[str, FunctionType]:
         """Return the compilable functions that ``function`` names, hooks in place."""
         found = {}
-        for name in function.__code__.co_names:
+        for name in _global_names(function.__code__):
             target = function.__globals__.get(name)
             if getattr(target, "__compilable__", False):
                 found[name] = cast(FunctionType, self.hooks.get(name, target))
@@ -107,7 +108,7 @@ class _Binder:
                 continue
             seen.add(current)
             state.update(_text(current.__code__).encode())
-            for name in current.__code__.co_names:
+            for name in _global_names(current.__code__):
                 value = current.__globals__.get(name)
                 if isinstance(value, int | float):  # numba freezes these into the machine code
                     state.update(f"{name}={value!r}".encode())
@@ -163,6 +164,12 @@ def _borrowed() -> Any:
         return value(value), generate
 
     return numba.extending.intrinsic(borrowed)
+
+
+def _global_names(code: CodeType) -> list[str]:
+    """Return the globals that code reads; ``co_names`` has attributes too."""
+    loads = [step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
+    return sorted(set(loads))
 
 
 def _text(code: CodeType) -> str:

@@ -1,6 +1,6 @@
 """How long the attention layers of a forward batch take: the quantity that the compute quota limits.
 
-Section 5 of our paper notes: a prefill engine packs chunks ``(cached, bsz)`` while the *predicted*
+Section 6 of the paper: a prefill engine packs chunks ``(cached, bsz)`` while the *predicted*
 attention time stays within the quota. A chunk appends ``bsz`` tokens of one request to ``cached`` ones
 that are in the KV-cache already. :class:`AttentionTime` predicts, linear in its coefficients, so that
 they come either from the architecture (:func:`attention_time`) or from measurements (:func:`fit`).

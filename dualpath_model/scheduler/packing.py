@@ -1,6 +1,6 @@
 """The compute quota: which requests, and how much of the last one, go into a forward batch.
 
-Section 5 of our paper notes: all ranks of an engine group wait for the slowest in every layer, so each
+The paper (section 6): all ranks of an engine group wait for the slowest in every layer, so each
 fills its batch up to the same predicted attention time; first in, first out, with the request that
 would exceed it cut by binary search (chunked prefill).
 """

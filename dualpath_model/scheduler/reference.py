@@ -379,18 +379,15 @@ class Scheduler:
             self.private[group].remove(request)
             self.ledger.unqueue(group, request.prompt_tokens)
 
-    def _settle_anew(self) -> None:
-        """Settle after something has come: that can only let go of parked requests."""
-        if any(request.parked for request in self.requests.values()):
-            self._settle()
-
     def _settle(self) -> list[Decision]:
         """After a change of what there is, let every waiting request wait where it can be served.
 
         One that no decode engine could hold is parked, and gives back its prefill engine; one that
         waits for a group whose open engines cannot take it goes back to the common queue.
         """
-        decisions = []
+        decisions: list[Decision] = []
+        if not self.requests:  # a cluster that starts up need not count after every node
+            return decisions
         room = self.ledger.largest_hbm_tokens()
         for request in self.requests.values():
             if request.decode is None:
@@ -416,16 +413,14 @@ class Scheduler:
 
     def _node_joined(self, event: events.NodeJoined) -> tuple[Decision, ...]:
         self.ledger.join_node(event)
-        self._settle_anew()
         if event.group not in self.private:
             self.private[event.group] = Queue()
             self.answers.pop(event.group, None)  # a new leader counts its fetches anew
-        return ()
+        return tuple(self._settle())
 
     def _engine_joined(self, event: events.EngineJoined) -> tuple[Decision, ...]:
         self.ledger.join_engine(event.engine, event.node)
-        self._settle_anew()
-        return ()
+        return tuple(self._settle())
 
     def _engine_lost(self, event: events.EngineLost) -> tuple[Decision, ...]:
         node = self.ledger.node_of.get(event.engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from dualpath_model.cluster import Node, movement_capacity
 from dualpath_model.errors import InputError
@@ -19,7 +20,7 @@ from dualpath_model.parameters import (
     read_bytes_per_token,
     read_tokens_per_s,
 )
-from dualpath_model.paths import Direction, Key, Payload, Pool, Resource
+from dualpath_model.paths import Direction, Key, Payload, Phase, Pool, Resource
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.attention import AttentionTime, attention_time
 from dualpath_model.scheduler.checks import MOST_RATE
@@ -96,8 +97,11 @@ def quota_model(scenario: Scenario, node: Node) -> AttentionTime:
     )
 
 
-def transfer_costs(scenario: Scenario, pool: Pool, node: Node) -> Prices:
-    """Return the seconds that tokens take on each resource of ``node`` that moves KV-cache.
+def transfer_costs(
+    scenario: Scenario, pool: Pool, node: Node, phases: Collection[Phase] = frozenset(Phase)
+) -> Prices:
+    """Return the seconds that tokens take on each resource of ``node`` that moves KV-cache, in the
+    steps of ``phases``.
 
     From the step table, all of its resources but the storage NIC, whose queue the scheduler counts in
     tokens (without one, reads are on the compute NICs and counted here too). Dual values are 0.
@@ -108,8 +112,9 @@ def transfer_costs(scenario: Scenario, pool: Pool, node: Node) -> Prices:
     rest = {Payload.MISS: stored, Payload.APPENDED: stored}
     tensor = parallelism(scenario, pool).tensor
     copies = {pool: llm.replication(tensor)}
-    hit = movement(serving.table, token, replication=copies).only(pool)
-    miss = movement(serving.table, rest, replication=copies).only(pool)
+    table = serving.table.where(lambda step: step.phase in phases)
+    hit = movement(table, token, replication=copies).only(pool)
+    miss = movement(table, rest, replication=copies).only(pool)
     if node.shares_nic:
         hit, miss = hit.on_shared_nic(pool), miss.on_shared_nic(pool)
     near_split = 0.0 if pool is Pool.PREFILL else 1.0

@@ -446,15 +446,19 @@ class Literal:
         }
         self.gone -= {("node", event.node), ("group", event.group)}
         for name in event.engines:
-            self.engine_joined(events.EngineJoined(name, event.node))
-        return []
+            self.add_engine(name, event.node)
+        return self.let_go()
 
     def engine_joined(self, event: events.EngineJoined) -> list[Plain]:
         if event.node not in self.nodes or event.engine in self.engines:
             raise RefusedError
-        self.nodes[event.node]["engines"].append(event.engine)
-        self.engines[event.engine] = {
-            "node": event.node,
+        self.add_engine(event.engine, event.node)
+        return self.let_go()
+
+    def add_engine(self, name: str, node: str) -> None:
+        self.nodes[node]["engines"].append(name)
+        self.engines[name] = {
+            "node": node,
             "seq": 0,
             "tok": 0,
             "ours": [],
@@ -462,10 +466,7 @@ class Literal:
             "foreign": 0,
             "open": True,
         }
-        self.gone.discard(("engine", event.engine))
-        if any(request["parked"] for request in self.requests.values()):
-            self.let_go()
-        return []
+        self.gone.discard(("engine", name))
 
     def engine_lost(self, event: events.EngineLost) -> list[Plain]:
         if event.engine not in self.engines:

@@ -65,3 +65,18 @@ def test_whoever_has_both_engines_keeps_them() -> None:
     made.handle(Fetch("P", 1))
     made.handle(Submit("short", 3, 3))
     assert not [d for d in made.handle(Fetch("D", 2)) if isinstance(d, Returned)]
+
+
+def test_what_came_before_the_first_decode_node_is_judged_by_it() -> None:
+    """Without decode engines anything may come; a small one then shows what cannot be held."""
+    made = Scheduler()
+    limits = Limits(alpha_tokens=100, beta_tokens=5, hbm_tokens=8)
+    made.handle(NodeJoined("p", "prefill", "P", ("p/0",), limits))
+    made.handle(Submit("large", 9, 0))
+    made.handle(Submit("small", 3, 0))
+    made.handle(Fetch("P", 1))
+    returned = made.handle(NodeJoined("d", "decode", "D", ("d/0",), limits))
+    assert [d.request for d in returned] == ["large"]
+    made.handle(Fetch("D", 1))
+    (placed, ordered) = made.handle(Fetch("P", 2))
+    assert placed.request == ordered.request == "small"

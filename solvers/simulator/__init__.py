@@ -1,0 +1,1 @@
+"""The simulator: what the static models cannot say, event by event."""
