@@ -123,10 +123,16 @@ class _Binder:
 
     @staticmethod
     def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile when first called."""
+        """Compile when first called, everything in one piece.
+
+        Passing named tuples of arrays to a function that is not inlined copies each array's seven
+        words: in the simulator that took five sixths of the time.
+        """
         import numba
 
-        compiled: Callable[..., Any] = numba.njit(cache=True, error_model="numpy")(function)
+        compiled: Callable[..., Any] = numba.njit(
+            cache=True, error_model="numpy", forceinline=True
+        )(function)
         return compiled
 
 

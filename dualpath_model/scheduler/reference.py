@@ -213,6 +213,7 @@ class Scheduler:
                 return
             for request in in_the_way:
                 yield self._give_back(request)
+            yield from self._settle()  # limits may have been lowered since it was placed
 
     def _place_prefill(self, group: str, queue: Queue) -> Iterator[Decision]:
         while queue:

@@ -88,30 +88,51 @@ class Traffic(NamedTuple):
     """When each agent starts, (A,)."""
 
 
-class Agents(NamedTuple):
-    """What each agent's turn in flight is doing, (A,) unless said otherwise."""
-
-    turn: IntArray
-    prefill: IntArray
-    decode: IntArray
-    unit: IntArray
-    reads: IntArray
-    on_prefill: IntArray
-    on_decode: IntArray
-    computed: IntArray
-    loaded: IntArray
-    """1 once its hits count as loaded by a forward batch."""
-    submitted: IntArray
-    placed: IntArray
-    read: IntArray
-    first_token: IntArray
-    admitted: IntArray
-    next_prefill: IntArray
-    """Next in the queue for a prefill engine, then among the ready ones of the engine."""
-    next_decode: IntArray
-    """Next in the queue for a decode engine, then in the transfer queue of the decode node."""
-    next_read: IntArray
-    """Next in the read queue of the prefill node (row 0) and of the decode node (1), (2, A)."""
+AGENT_FIELDS = (
+    "turn",
+    "prefill",
+    "decode",
+    "unit",
+    "reads",  # still to do
+    "on_prefill",  # hit tokens that the prefill node reads
+    "on_decode",
+    "computed",  # miss tokens
+    "chunk",  # tokens in the forward batch that runs
+    "submitted",  # times from here on, ns
+    "placed",
+    "read",
+    "first_token",
+    "move_end",
+    "admitted",
+    "next_prefill",  # in the queue for a prefill engine, then among the engine's ready ones
+    "next_decode",  # in the queue for a decode engine, then in the decode node's transfer queue
+    "next_read",  # in the read queue of the prefill node
+    "next_read_decode",  # in that of the decode node
+)
+"""Columns of the table of agents: what each one's turn in flight is doing. One row is three cache
+lines; a column each would be one line a field.
+"""
+(
+    TURN,
+    PREFILL,
+    DECODE,
+    UNIT,
+    READS,
+    ON_PREFILL,
+    ON_DECODE,
+    COMPUTED,
+    CHUNK,
+    SUBMITTED,
+    PLACED,
+    READ_AT,
+    FIRST_TOKEN,
+    MOVE_END,
+    ADMITTED,
+    NEXT_PREFILL,
+    NEXT_DECODE,
+    NEXT_READ,
+    NEXT_READ_DECODE,
+) = range(19)
 
 
 class Queues(NamedTuple):
@@ -122,17 +143,24 @@ class Queues(NamedTuple):
     length: IntArray
 
 
-class Results(NamedTuple):
-    """One row for each turn that ended, in the order of ending, times in ns; R rows at most."""
+RESULT_FIELDS = (
+    "agent",
+    "turn",
+    "submitted",
+    "placed",
+    "read",
+    "first_token",
+    "admitted",
+    "ended",
+)
+"""Columns of the results; times in ns."""
 
-    agent: IntArray
-    turn: IntArray
-    submitted: IntArray
-    placed: IntArray
-    read: IntArray
-    first_token: IntArray
-    admitted: IntArray
-    ended: IntArray
+
+class Results(NamedTuple):
+    """What is kept: a row for each turn that ended, in the order of ending, and sums over the run."""
+
+    rows: IntArray
+    """See RESULT_FIELDS, (R, 8); turns beyond R are counted and not kept."""
     totals: FloatArray
     """See TOTALS."""
 
@@ -166,7 +194,8 @@ TOTALS = (
 class World(NamedTuple):
     """Everything that changes while the kernel runs."""
 
-    agents: Agents
+    agents: IntArray
+    """See AGENT_FIELDS, (A, 19)."""
     prefill_queues: Queues
     """By prefill group; the last one is the common queue."""
     decode_queues: Queues
@@ -177,16 +206,12 @@ class World(NamedTuple):
     """By prefill engine."""
     move_queues: Queues
     """By decode node (its number among all nodes)."""
-    chunk: IntArray
-    """Tokens of each agent in the batch that runs, (A,)."""
     in_batch: IntArray
     """Requests of each prefill engine in the batch that runs, (Ep,)."""
     busy_ns: FloatArray
     """When each resource of a node has done what it has been given, (N, K)."""
     work_s: FloatArray
     """Seconds of work that each resource has been given, (N, K + 1); the last column: storage NIC."""
-    move_end: IntArray
-    """When each agent's transfer ends, (A,)."""
     progress: FloatArray
     """Steps that each decode engine has made, (Ed,)."""
     since_ns: IntArray
@@ -214,22 +239,21 @@ class World(NamedTuple):
 
 
 @compilable
-def append(queues: Queues, queue: int, following: IntArray, agent: int) -> None:
-    """Put an agent at the end of a list."""
-    following[agent] = -1
+def append(queues: Queues, queue: int, agents: IntArray, link: int, agent: int) -> None:
+    """Put an agent at the end of a list that is linked by the column ``link``."""
     if queues.length[queue] == 0:
         queues.first[queue] = agent
     else:
-        following[queues.last[queue]] = agent
+        agents[queues.last[queue], link] = agent
     queues.last[queue] = agent
     queues.length[queue] += 1
 
 
 @compilable
-def drop(queues: Queues, queue: int, following: IntArray, count: int) -> None:
+def drop(queues: Queues, queue: int, agents: IntArray, link: int, count: int) -> None:
     """Take the first ``count`` agents off a list."""
     for _ in range(count):
-        queues.first[queue] = following[queues.first[queue]]
+        queues.first[queue] = agents[queues.first[queue], link]
     queues.length[queue] -= count
 
 
@@ -295,9 +319,9 @@ def use_both(
 ) -> float:
     """Give the resources of a request's two nodes the work of a phase; return when all have done it."""
     agents = world.agents
-    here, there = agents.on_prefill[agent], agents.on_decode[agent]
-    first = prefill.node[agents.prefill[agent]]
-    second = decode.node[agents.decode[agent]]
+    here, there = agents[agent, ON_PREFILL], agents[agent, ON_DECODE]
+    first = prefill.node[agents[agent, PREFILL]]
+    second = decode.node[agents[agent, DECODE]]
     end = use(world, machine, phase, first, here, there, miss, now)
     return max(end, use(world, machine, phase, second, there, here, miss, now))
 
@@ -309,15 +333,14 @@ def use_both(
 def submit(world: World, traffic: Traffic, agent: int, now: int) -> None:
     """An agent's next turn waits for its engines."""
     agents = world.agents
-    agents.submitted[agent] = now
-    agents.prefill[agent] = -1
-    agents.decode[agent] = -1
-    agents.computed[agent] = 0
-    agents.loaded[agent] = 0
+    agents[agent, SUBMITTED] = now
+    agents[agent, PREFILL] = -1
+    agents[agent, DECODE] = -1
+    agents[agent, COMPUTED] = 0
     common = world.prefill_queues.first.shape[0] - 1
-    append(world.prefill_queues, common, agents.next_prefill, agent)
+    append(world.prefill_queues, common, agents, NEXT_PREFILL, agent)
     common = world.decode_queues.first.shape[0] - 1
-    append(world.decode_queues, common, agents.next_decode, agent)
+    append(world.decode_queues, common, agents, NEXT_DECODE, agent)
 
 
 @compilable
@@ -337,19 +360,19 @@ def order(
 ) -> None:
     """Both engines are known: queue the reads."""
     agents = world.agents
-    agents.placed[agent] = now
-    agents.on_prefill[agent], agents.on_decode[agent] = on_prefill, on_decode
-    agents.reads[agent] = 0
+    agents[agent, PLACED] = now
+    agents[agent, ON_PREFILL], agents[agent, ON_DECODE] = on_prefill, on_decode
+    agents[agent, READS] = 0
     for side in range(2):
         tokens = on_decode if side else on_prefill
         if tokens == 0:
             continue
-        node = decode.node[agents.decode[agent]] if side else prefill.node[agents.prefill[agent]]
-        agents.reads[agent] += 1
-        append(world.read_queues, node, agents.next_read[side], agent)
+        node = decode.node[agents[agent, DECODE]] if side else prefill.node[agents[agent, PREFILL]]
+        agents[agent, READS] += 1
+        append(world.read_queues, node, agents, NEXT_READ + side, agent)
         if world.read_queues.length[node] == 1:
             start_read(world, machine, nodes, entries, node, tokens, now)
-    if agents.reads[agent] == 0:
+    if agents[agent, READS] == 0:
         ready(world, machine, traffic, prefill, decode, entries, totals, agent, now)
 
 
@@ -387,17 +410,17 @@ def read_ended(
     agents = world.agents
     side = nodes.decode[node]
     agent = world.read_queues.first[node]
-    tokens = agents.on_decode[agent] if side else agents.on_prefill[agent]
-    drop(world.read_queues, node, agents.next_read[side], 1)
+    tokens = agents[agent, ON_DECODE] if side else agents[agent, ON_PREFILL]
+    drop(world.read_queues, node, agents, NEXT_READ + side, 1)
     add_read(prefill, decode, nodes, node, -tokens)
     if world.read_queues.length[node] > 0:
         following = world.read_queues.first[node]
-        tokens = agents.on_decode[following] if side else agents.on_prefill[following]
+        tokens = agents[following, ON_DECODE] if side else agents[following, ON_PREFILL]
         start_read(world, machine, nodes, entries, node, tokens, now)
     else:
         set_time(world.agenda, entries[0] + node, NEVER)
-    agents.reads[agent] -= 1
-    if agents.reads[agent] == 0:
+    agents[agent, READS] -= 1
+    if agents[agent, READS] == 0:
         ready(world, machine, traffic, prefill, decode, entries, totals, agent, now)
 
 
@@ -415,9 +438,9 @@ def ready(
 ) -> None:
     """All hits are in memory: the prefill engine may take the request up."""
     agents = world.agents
-    agents.read[agent] = now
-    append(world.ready_queues, agents.prefill[agent], agents.next_prefill, agent)
-    unit = agents.unit[agent]
+    agents[agent, READ_AT] = now
+    append(world.ready_queues, agents[agent, PREFILL], agents, NEXT_PREFILL, agent)
+    unit = agents[agent, UNIT]
     entry = entries[1] + unit
     if world.agenda[world.agenda.shape[0] // 2 + entry] == NEVER:  # it is idle
         start_batch(world, machine, traffic, prefill, decode, entries, totals, unit, now)
@@ -450,11 +473,11 @@ def start_batch(
         head = world.ready_queues.first[engine]
         agent = head
         while count < min(_BATCH, world.ready_queues.length[engine]):
-            turn = agents.turn[agent]
-            done = agents.computed[agent]
+            turn = agents[agent, TURN]
+            done = agents[agent, COMPUTED]
             cached[count] = traffic.hit[turn] + done
             left[count] = traffic.prompt[turn] - traffic.hit[turn] - done
-            agent = agents.next_prefill[agent]
+            agent = agents[agent, NEXT_PREFILL]
             count += 1
         whole, part = pack(
             machine.attention, cached[:count], left[:count], machine.quota_s, machine.token_limit
@@ -467,13 +490,13 @@ def start_batch(
         agent = head
         for i in range(taken):
             size = left[i] if i < whole else part
-            world.chunk[agent] = size
+            agents[agent, CHUNK] = size
             tokens += size
             attention_s += chunk_seconds(machine.attention, cached[i], size)
-            if agents.computed[agent] == 0:  # its hits come with its first chunk
+            if agents[agent, COMPUTED] == 0:  # its hits come with its first chunk
                 end = use_both(world, machine, prefill, decode, LOAD, agent, 0, now)
                 loaded_ns = max(loaded_ns, end)
-            agent = agents.next_prefill[agent]
+            agent = agents[agent, NEXT_PREFILL]
         world.in_batch[engine] = taken
         compute_s = max(compute_s, attention_s + tokens * machine.linear_s[engine])
         attention_max = max(attention_max, attention_s)
@@ -509,12 +532,12 @@ def batch_ended(
         agent = world.ready_queues.first[engine]
         finished = 0
         for _ in range(world.in_batch[engine]):
-            following = agents.next_prefill[agent]
-            agents.computed[agent] += world.chunk[agent]
-            turn = agents.turn[agent]
-            if agents.computed[agent] == traffic.prompt[turn] - traffic.hit[turn]:
+            following = agents[agent, NEXT_PREFILL]
+            agents[agent, COMPUTED] += agents[agent, CHUNK]
+            turn = agents[agent, TURN]
+            if agents[agent, COMPUTED] == traffic.prompt[turn] - traffic.hit[turn]:
                 finished += 1
-                drop(world.ready_queues, engine, agents.next_prefill, 1)
+                drop(world.ready_queues, engine, agents, NEXT_PREFILL, 1)
                 first_token(world, machine, traffic, prefill, decode, nodes, entries, agent, now)
             agent = following
         world.in_batch[engine] = 0
@@ -539,18 +562,18 @@ def first_token(
 ) -> None:
     """Prefill is done: the KV-cache moves to the decode node and into the decode engine's HBM."""
     agents = world.agents
-    turn = agents.turn[agent]
+    turn = agents[agent, TURN]
     prompt, miss = traffic.prompt[turn], traffic.prompt[turn] - traffic.hit[turn]
-    agents.first_token[agent] = now
-    add_prefill(prefill, nodes, agents.prefill[agent], -1, -prompt)
-    node, other = prefill.node[agents.prefill[agent]], decode.node[agents.decode[agent]]
-    here, there = agents.on_prefill[agent], agents.on_decode[agent]
+    agents[agent, FIRST_TOKEN] = now
+    add_prefill(prefill, nodes, agents[agent, PREFILL], -1, -prompt)
+    node, other = prefill.node[agents[agent, PREFILL]], decode.node[agents[agent, DECODE]]
+    here, there = agents[agent, ON_PREFILL], agents[agent, ON_DECODE]
     add_transfers(prefill, decode, nodes, node, other, here, there, miss, -1)
     end = int(use_both(world, machine, prefill, decode, MOVE, agent, miss, now)) + 1
     if world.move_queues.length[other] > 0:  # in the order of asking
-        end = max(end, world.move_end[world.move_queues.last[other]])
-    world.move_end[agent] = end
-    append(world.move_queues, other, agents.next_decode, agent)
+        end = max(end, world.agents[world.move_queues.last[other], MOVE_END])
+    world.agents[agent, MOVE_END] = end
+    append(world.move_queues, other, agents, NEXT_DECODE, agent)
     if world.move_queues.length[other] == 1:
         set_time(world.agenda, entries[4] + other, end)
 
@@ -606,16 +629,16 @@ def admit(
     """The head of a transfer queue is in HBM: its engine decodes it from now on."""
     agents = world.agents
     agent = world.move_queues.first[node]
-    drop(world.move_queues, node, agents.next_decode, 1)
+    drop(world.move_queues, node, agents, NEXT_DECODE, 1)
     entry = entries[4] + node
     if world.move_queues.length[node] > 0:
-        set_time(world.agenda, entry, world.move_end[world.move_queues.first[node]])
+        set_time(world.agenda, entry, world.agents[world.move_queues.first[node], MOVE_END])
     else:
         set_time(world.agenda, entry, NEVER)
-    agents.admitted[agent] = now
-    engine = agents.decode[agent]
+    agents[agent, ADMITTED] = now
+    engine = agents[agent, DECODE]
     advance(world, machine, totals, engine, now)
-    turn = agents.turn[agent]
+    turn = agents[agent, TURN]
     steps = max(1, traffic.output[turn] - 1)  # the first token came with prefill
     push_end(
         world.end_steps[engine],
@@ -683,28 +706,27 @@ def last_token(
     agent = world.end_agents[engine, 0]
     pop_end(world.end_steps[engine], world.end_agents[engine], world.running[engine])
     world.running[engine] -= 1
-    turn = agents.turn[agent]
+    turn = agents[agent, TURN]
     prompt, output = traffic.prompt[turn], traffic.output[turn]
     world.context[engine] -= prompt + 0.5 * output
     add_decode(decode, nodes, engine, -1, -prompt, -(prompt + output))
     next_end(world, machine, entries, engine, now)
     row = int(totals[TURNS])
-    if row < results.agent.shape[0]:
-        results.agent[row] = agent
-        results.turn[row] = turn
-        results.submitted[row] = agents.submitted[agent]
-        results.placed[row] = agents.placed[agent]
-        results.read[row] = agents.read[agent]
-        results.first_token[row] = agents.first_token[agent]
-        results.admitted[row] = agents.admitted[agent]
-        results.ended[row] = now
+    if row < results.rows.shape[0]:
+        results.rows[row, 0], results.rows[row, 1] = agent, turn
+        results.rows[row, 2] = agents[agent, SUBMITTED]
+        results.rows[row, 3] = agents[agent, PLACED]
+        results.rows[row, 4] = agents[agent, READ_AT]
+        results.rows[row, 5] = agents[agent, FIRST_TOKEN]
+        results.rows[row, 6] = agents[agent, ADMITTED]
+        results.rows[row, 7] = now
     totals[TURNS] += 1
     totals[END_NS] = now
-    agents.turn[agent] += 1
-    if agents.turn[agent] == traffic.last[agent]:
+    agents[agent, TURN] += 1
+    if agents[agent, TURN] == traffic.last[agent]:
         totals[AGENTS_ENDED] += 1
-    elif traffic.think_ns[agents.turn[agent]] > 0:
-        sleep(world, entries, agent, now + traffic.think_ns[agents.turn[agent]])
+    elif traffic.think_ns[agents[agent, TURN]] > 0:
+        sleep(world, entries, agent, now + traffic.think_ns[agents[agent, TURN]])
     else:
         submit(world, traffic, agent, now)
 
@@ -754,26 +776,26 @@ def fetch_prefill(
         queue = group
         while queues.length[common] > 0:
             agent = queues.first[common]
-            chosen = designate_prefill(prefill, traffic.prompt[agents.turn[agent]])
+            chosen = designate_prefill(prefill, traffic.prompt[agents[agent, TURN]])
             if chosen < 0:
                 break
-            drop(queues, common, agents.next_prefill, 1)
-            append(queues, chosen, agents.next_prefill, agent)
+            drop(queues, common, agents, NEXT_PREFILL, 1)
+            append(queues, chosen, agents, NEXT_PREFILL, agent)
     column = np.empty((3, 1), dtype=np.int64)
     placed = np.empty((1, 6), dtype=np.int64)
     while queues.length[queue] > 0:
         agent = queues.first[queue]
-        turn = agents.turn[agent]
+        turn = agents[agent, TURN]
         column[0, 0], column[1, 0] = traffic.prompt[turn], traffic.hit[turn]
-        column[2, 0] = agents.decode[agent]
+        column[2, 0] = agents[agent, DECODE]
         count = place_prefill(
             prefill, decode, nodes, group, private, column[0], column[1], column[2], placed
         )
         if count == 0:
             break
-        drop(queues, queue, agents.next_prefill, 1)
-        agents.prefill[agent] = placed[0, 0]
-        agents.unit[agent] = unit_of[placed[0, 0]]
+        drop(queues, queue, agents, NEXT_PREFILL, 1)
+        agents[agent, PREFILL] = placed[0, 0]
+        agents[agent, UNIT] = unit_of[placed[0, 0]]
         if placed[0, 2] >= 0:
             order(
                 world,
@@ -809,28 +831,28 @@ def fetch_decode(
     common = queues.first.shape[0] - 1
     while queues.length[common] > 0:
         agent = queues.first[common]
-        turn = agents.turn[agent]
+        turn = agents[agent, TURN]
         prompt = traffic.prompt[turn]
         chosen = designate_decode(decode, prompt, prompt + traffic.output[turn])
         if chosen < 0:
             break
-        drop(queues, common, agents.next_decode, 1)
-        append(queues, chosen, agents.next_decode, agent)
+        drop(queues, common, agents, NEXT_DECODE, 1)
+        append(queues, chosen, agents, NEXT_DECODE, agent)
     offered, placed = world.offered, world.placed
     room, count = decode.group_free[group], 0
     if queues.length[group] == 0:
         return
     agent = queues.first[group]
     while count < min(offered.shape[1], queues.length[group]):
-        turn = agents.turn[agent]
+        turn = agents[agent, TURN]
         prompt, output = traffic.prompt[turn], traffic.output[turn]
         room -= prompt + output
         if room < 0:
             break
         offered[4, count] = agent
         offered[0, count], offered[1, count] = prompt, traffic.hit[turn]
-        offered[2, count], offered[3, count] = prompt + output, agents.prefill[agent]
-        agent = agents.next_decode[agent]
+        offered[2, count], offered[3, count] = prompt + output, agents[agent, PREFILL]
+        agent = agents[agent, NEXT_DECODE]
         count += 1
     done, _ = place_decode(
         prefill,
@@ -844,9 +866,9 @@ def fetch_decode(
         offered[3, :count],
         placed,
     )
-    drop(queues, group, agents.next_decode, done)
+    drop(queues, group, agents, NEXT_DECODE, done)
     for i in range(done):
-        agents.decode[offered[4, i]] = placed[i, 0]
+        agents[offered[4, i], DECODE] = placed[i, 0]
         if placed[i, 2] >= 0:
             order(
                 world,

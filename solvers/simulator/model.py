@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dualpath_model.cluster import Node
 from dualpath_model.compilation import Function
 from dualpath_model.errors import InputError
 from dualpath_model.loads import decode_step
@@ -159,7 +160,7 @@ def prepare(
     turns = int((traffic.last - traffic.first).sum())
     keep = turns if rows == 0 else min(rows, turns)
     results = kernel.Results(
-        *(np.zeros(keep, dtype=np.int64) for _ in range(8)), np.zeros(len(kernel.TOTALS))
+        np.zeros((keep, len(kernel.RESULT_FIELDS)), dtype=np.int64), np.zeros(len(kernel.TOTALS))
     )
     return Simulation(policy, machine, traffic, world, state, results, unit_of, compiled)
 
@@ -236,7 +237,7 @@ def _units(scenario: Scenario, state: State) -> np.ndarray:
 
 
 def _steps(
-    scenario: Scenario, state: State, owners: list[tuple[Pool, object]], constants: Constants
+    scenario: Scenario, state: State, owners: list[tuple[Pool, Node]], constants: Constants
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the table of step times by kind of node and batch, without KV-cache, and kinds."""
     machines = scenario.cluster.decode
@@ -260,7 +261,7 @@ def _steps(
 
 
 def _context_seconds(
-    scenario: Scenario, state: State, owners: list[tuple[Pool, object]]
+    scenario: Scenario, state: State, owners: list[tuple[Pool, Node]]
 ) -> np.ndarray:
     """Return the seconds that a token of context adds to a decode step, on each decode engine."""
     means, tensor = scenario.means, scenario.serving.decode.tensor
@@ -295,20 +296,18 @@ def _world(
     ticks = np.arange(1, groups + 1) * machine.fetch_ns // groups
     times[entries[2] : entries[4]] = ticks  # leaders are not in step with each other
     times[entries[6]] = traffic.start_ns[order[0]]
-    world_agents = kernel.Agents(*(ints(agents) for _ in range(16)), ints(2, agents))
-    world_agents.turn[:] = traffic.first
+    table = ints(agents, len(kernel.AGENT_FIELDS))
+    table[:, kernel.TURN] = traffic.first
     return kernel.World(
-        agents=world_agents,
+        agents=table,
         prefill_queues=queues(state.prefill.group_tok.shape[0] + 1),
         decode_queues=queues(state.decode.group_tok.shape[0] + 1),
         read_queues=queues(nodes),
         ready_queues=queues(engines_p),
         move_queues=queues(nodes),
-        chunk=ints(agents),
         in_batch=ints(engines_p),
         busy_ns=np.zeros((nodes, columns)),
         work_s=np.zeros((nodes, columns + 1)),
-        move_end=ints(agents),
         progress=np.zeros(engines_d),
         since_ns=ints(engines_d),
         running=ints(engines_d),

@@ -213,6 +213,7 @@ class Literal:
             if not others:
                 return decided
             decided += [self.start_again(request) for request in others]
+            decided += self.let_go()
 
     def report(self, event: events.Fetch, pool: str) -> None:
         mine = self.engines_of(event.group)

@@ -60,6 +60,7 @@ class Follower(Literal):
             if kind == "returned":
                 self.check_in_the_way(group, pool, request)
                 assert self.start_again(request) == (kind, name, attempt)
+                assert self.let_go() == []
                 z = None
                 continue
             assert request["attempt"] == attempt
