@@ -24,7 +24,6 @@ def paper() -> Scenario:
     return load_scenario(ROOT / "examples" / "deepseek-660b-2p4d.yaml")
 
 
-@cache
 def offline(policy: str, quota_s: float = 0.3) -> Driven:
     """The paper's 64K agents, 1,000 at once on 2P4D, for 400 s."""
     scenario = replace(paper(), rules=replace(paper().rules, quota_s=quota_s))
@@ -39,40 +38,33 @@ def small(policy: str, **how: object) -> Driven:
 
 
 @pytest.mark.slow
-def test_storage_nics_are_balanced_where_round_robin_is_not() -> None:
-    """Paper, section 7: 1.53 under round robin, 1.18 with its scheduler."""
-    ours, turns = offline("dualpath"), offline("round-robin")
+@pytest.mark.no_cover  # counting lines triples the time
+def test_balance_with_the_paper_s_workload() -> None:
+    """Paper, section 7: storage NICs 1.53 under round robin and 1.18 with its scheduler, attention time
+    1.06 with quota. One test, because the drives are long; the document has the same numbers.
+    """
+    ours, turns, free = offline("dualpath"), offline("round-robin"), offline("dualpath", 1000.0)
     assert ours.snic_max_over_mean <= 1.18
     assert ours.snic_max_over_mean_windows <= 1.18
     assert turns.snic_max_over_mean >= 1.4
     assert turns.snic_max_over_mean_windows >= 1.4
+    assert ours.attention_max_over_mean <= 1.06
+    assert free.attention_max_over_mean > 1.2
+    for label, driven in (("dualpath", ours), ("round-robin", turns), ("dualpath, no quota", free)):
+        lines = DOCUMENT.read_text().splitlines()
+        row = next(line for line in lines if line.startswith(f"| {label} |"))
+        for shown in (
+            f"{driven.turns:,}",
+            f"{driven.snic_max_over_mean:.3f}",
+            f"{driven.snic_max_over_mean_windows:.3f}",
+            f"{driven.attention_max_over_mean:.3f}",
+            f"{driven.ttft_s['p90']:.2f}",
+        ):
+            assert f"| {shown} |" in row
 
 
 @pytest.mark.slow
-def test_the_quota_evens_out_attention_time() -> None:
-    """Paper, section 7: attention time max/mean 1.06 with quota."""
-    assert offline("dualpath").attention_max_over_mean <= 1.06
-    assert offline("dualpath", 1000.0).attention_max_over_mean > 1.2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("policy", ["dualpath", "round-robin"])
-def test_the_document_has_these_numbers(policy: str) -> None:
-    driven = offline(policy)
-    row = next(
-        line for line in DOCUMENT.read_text().splitlines() if line.startswith(f"| {policy} |")
-    )
-    for shown in (
-        f"{driven.turns:,}",
-        f"{driven.snic_max_over_mean:.3f}",
-        f"{driven.snic_max_over_mean_windows:.3f}",
-        f"{driven.attention_max_over_mean:.3f}",
-        f"{driven.ttft_s['p90']:.2f}",
-    ):
-        assert f"| {shown} |" in row
-
-
-@pytest.mark.slow
+@pytest.mark.no_cover
 def test_patience_lowers_the_tail_of_ttft() -> None:
     """With arrivals near capacity: all but the very last percentile, which are the long requests."""
 
