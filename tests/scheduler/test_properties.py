@@ -688,7 +688,7 @@ def machine(name: str, chosen: Settings, examples: int, *, switches: bool = Fals
     case = made.TestCase
     case.settings = settings(max_examples=examples, stateful_step_count=60)
     case.__name__ = case.__qualname__ = name
-    marked: type = pytest.mark.no_cover(case)  # counting lines doubles the time
+    marked: type = pytest.mark.slow(case)
     return marked
 
 

@@ -38,7 +38,6 @@ def small(policy: str, **how: object) -> Driven:
 
 
 @pytest.mark.slow
-@pytest.mark.no_cover  # counting lines triples the time
 def test_balance_with_the_paper_s_workload() -> None:
     """Paper, section 7: storage NICs 1.53 under round robin and 1.18 with its scheduler, attention time
     1.06 with quota. One test, because the drives are long; the document has the same numbers.
@@ -64,7 +63,6 @@ def test_balance_with_the_paper_s_workload() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.no_cover
 def test_patience_lowers_the_tail_of_ttft() -> None:
     """With arrivals near capacity: all but the very last percentile, which are the long requests."""
 
