@@ -64,6 +64,7 @@ class Machine(NamedTuple):
     layerwise: bool
     """Loads overlap with computing; otherwise they come first."""
     fetch_ns: int
+    """Between two fetches of a leader; 0: leaders fetch as soon as a turn is submitted or ends."""
     z_factor: float
     block_tokens: int
     attention: AttentionTime
@@ -330,8 +331,13 @@ def use_both(
 
 
 @compilable
-def submit(world: World, traffic: Traffic, agent: int, now: int) -> None:
+def submit(
+    world: World, machine: Machine, traffic: Traffic, entries: IntArray, agent: int, now: int
+) -> None:
     """An agent's next turn waits for its engines."""
+    if machine.fetch_ns == 0:
+        for entry in range(entries[2], entries[4]):
+            set_time(world.agenda, entry, now)
     agents = world.agents
     agents[agent, SUBMITTED] = now
     agents[agent, PREFILL] = -1
@@ -711,6 +717,9 @@ def last_token(
     world.context[engine] -= prompt + 0.5 * output
     add_decode(decode, nodes, engine, -1, -prompt, -(prompt + output))
     next_end(world, machine, entries, engine, now)
+    if machine.fetch_ns == 0:
+        for entry in range(entries[2], entries[4]):
+            set_time(world.agenda, entry, now)
     row = int(totals[TURNS])
     if row < results.rows.shape[0]:
         results.rows[row, 0], results.rows[row, 1] = agent, turn
@@ -728,7 +737,7 @@ def last_token(
     elif traffic.think_ns[agents[agent, TURN]] > 0:
         sleep(world, entries, agent, now + traffic.think_ns[agents[agent, TURN]])
     else:
-        submit(world, traffic, agent, now)
+        submit(world, machine, traffic, entries, agent, now)
 
 
 @compilable
@@ -740,14 +749,14 @@ def sleep(world: World, entries: IntArray, agent: int, until: int) -> None:
 
 
 @compilable
-def wake(world: World, traffic: Traffic, entries: IntArray, now: int) -> None:
+def wake(world: World, machine: Machine, traffic: Traffic, entries: IntArray, now: int) -> None:
     """The first sleeper submits its next turn."""
     agent = world.sleepers[0]
     heap_pop(world.sleep_ns, world.sleepers, world.sleeping[0])
     world.sleeping[0] -= 1
     later = world.sleep_ns[0] if world.sleeping[0] > 0 else NEVER
     set_time(world.agenda, entries[6], later)
-    submit(world, traffic, agent, now)
+    submit(world, machine, traffic, entries, agent, now)
 
 
 # ---- fetches -------------------------------------------------------------------------------------
@@ -927,7 +936,8 @@ def run(
             batch_ended(world, machine, traffic, prefill, decode, nodes, entries, totals, unit, now)
         elif entry < entries[3]:
             group = entry - entries[2]
-            set_time(world.agenda, entry, now + machine.fetch_ns)
+            later = now + machine.fetch_ns if machine.fetch_ns > 0 else NEVER
+            set_time(world.agenda, entry, later)
             fetch_prefill(
                 world,
                 machine,
@@ -944,7 +954,8 @@ def run(
             )
         elif entry < entries[4]:
             group = entry - entries[3]
-            set_time(world.agenda, entry, now + machine.fetch_ns)
+            later = now + machine.fetch_ns if machine.fetch_ns > 0 else NEVER
+            set_time(world.agenda, entry, later)
             fetch_decode(
                 world, machine, traffic, prefill, decode, nodes, entries, totals, group, now
             )
@@ -954,5 +965,5 @@ def run(
             engine = entry - entries[5]
             last_token(world, machine, traffic, decode, nodes, results, entries, engine, now)
         else:
-            wake(world, traffic, entries, now)
+            wake(world, machine, traffic, entries, now)
     return now
