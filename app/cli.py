@@ -116,6 +116,53 @@ def assign(
 
 
 @app.command()
+def simulate(
+    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    policy: Annotated[str, typer.Option(help="See `dualpath schedule policies`.")] = "dualpath",
+    agents: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sessions to run.")] = 200,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=1e9, help="Agents a second, Poisson; default: all at once."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, max=1e9, help="Simulated seconds after which to stop.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
+    layerwise: Annotated[
+        bool, typer.Option("--layerwise/--no-layerwise", help="Load layer by layer under compute.")
+    ] = True,
+    batch_tokens: Annotated[
+        int, typer.Option(min=0, max=2**32, help="Most tokens of a forward batch; 0: no limit.")
+    ] = 0,
+    json: JsonOption = None,
+) -> None:
+    """Simulate a scenario's sessions: completion time, TTFT, TTST, TPOT, balance, utilisation."""
+    from app.examples import find_scenario
+    from app.files import check_targets
+    from app.simulate import run_simulation
+    from dualpath_model.scenario import load_scenario
+
+    check_targets(json, None, None)
+    found = run_simulation(
+        load_scenario(find_scenario(scenario)),
+        policy,
+        agents=agents,
+        rate_aps=rate,
+        until_s=seconds,
+        seed=seed,
+        layerwise=layerwise,
+        token_limit=batch_tokens,
+    )
+
+    def show() -> None:
+        from app.show import show_simulation
+
+        show_simulation(found)
+
+    _emit(json, lambda: found, show)
+
+
+@app.command()
 def derive(
     latex: Annotated[
         bool, typer.Option("--latex", help="Print LaTeX instead of plain text.")
