@@ -17,6 +17,8 @@ from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_OPTIONS = {"cache": True, "error_model": "numpy", "forceinline": True}
+
 _bound: dict[tuple[object, ...], Callable[..., Any]] = {}
 
 
@@ -100,7 +102,7 @@ class _Binder:
 
     def digest(self, function: FunctionType) -> str:
         """Return a digest of the code and constants of ``function`` and all that it calls."""
-        state = hashlib.sha256()
+        state = hashlib.sha256(repr(_OPTIONS).encode())
         pending, seen = [function], set()
         while pending:
             current = pending.pop()
@@ -130,9 +132,7 @@ class _Binder:
         """
         import numba
 
-        compiled: Callable[..., Any] = numba.njit(
-            cache=True, error_model="numpy", forceinline=True
-        )(function)
+        compiled: Callable[..., Any] = numba.njit(**_OPTIONS)(function)
         return compiled
 
 

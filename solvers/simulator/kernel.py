@@ -64,7 +64,7 @@ class Machine(NamedTuple):
     layerwise: bool
     """Loads overlap with computing; otherwise they come first."""
     fetch_ns: int
-    """Between two fetches of a leader; 0: leaders fetch as soon as a turn is submitted or ends."""
+    """Between two fetches of a leader."""
     z_factor: float
     block_tokens: int
     attention: AttentionTime
@@ -331,13 +331,8 @@ def use_both(
 
 
 @compilable
-def submit(
-    world: World, machine: Machine, traffic: Traffic, entries: IntArray, agent: int, now: int
-) -> None:
+def submit(world: World, agent: int, now: int) -> None:
     """An agent's next turn waits for its engines."""
-    if machine.fetch_ns == 0:
-        for entry in range(entries[2], entries[4]):
-            set_time(world.agenda, entry, now)
     agents = world.agents
     agents[agent, SUBMITTED] = now
     agents[agent, PREFILL] = -1
@@ -717,9 +712,6 @@ def last_token(
     world.context[engine] -= prompt + 0.5 * output
     add_decode(decode, nodes, engine, -1, -prompt, -(prompt + output))
     next_end(world, machine, entries, engine, now)
-    if machine.fetch_ns == 0:
-        for entry in range(entries[2], entries[4]):
-            set_time(world.agenda, entry, now)
     row = int(totals[TURNS])
     if row < results.rows.shape[0]:
         results.rows[row, 0], results.rows[row, 1] = agent, turn
@@ -737,7 +729,7 @@ def last_token(
     elif traffic.think_ns[agents[agent, TURN]] > 0:
         sleep(world, entries, agent, now + traffic.think_ns[agents[agent, TURN]])
     else:
-        submit(world, machine, traffic, entries, agent, now)
+        submit(world, agent, now)
 
 
 @compilable
@@ -749,14 +741,14 @@ def sleep(world: World, entries: IntArray, agent: int, until: int) -> None:
 
 
 @compilable
-def wake(world: World, machine: Machine, traffic: Traffic, entries: IntArray, now: int) -> None:
+def wake(world: World, entries: IntArray, now: int) -> None:
     """The first sleeper submits its next turn."""
     agent = world.sleepers[0]
     heap_pop(world.sleep_ns, world.sleepers, world.sleeping[0])
     world.sleeping[0] -= 1
     later = world.sleep_ns[0] if world.sleeping[0] > 0 else NEVER
     set_time(world.agenda, entries[6], later)
-    submit(world, machine, traffic, entries, agent, now)
+    submit(world, agent, now)
 
 
 # ---- fetches -------------------------------------------------------------------------------------
@@ -936,8 +928,7 @@ def run(
             batch_ended(world, machine, traffic, prefill, decode, nodes, entries, totals, unit, now)
         elif entry < entries[3]:
             group = entry - entries[2]
-            later = now + machine.fetch_ns if machine.fetch_ns > 0 else NEVER
-            set_time(world.agenda, entry, later)
+            set_time(world.agenda, entry, now + machine.fetch_ns)
             fetch_prefill(
                 world,
                 machine,
@@ -954,8 +945,7 @@ def run(
             )
         elif entry < entries[4]:
             group = entry - entries[3]
-            later = now + machine.fetch_ns if machine.fetch_ns > 0 else NEVER
-            set_time(world.agenda, entry, later)
+            set_time(world.agenda, entry, now + machine.fetch_ns)
             fetch_decode(
                 world, machine, traffic, prefill, decode, nodes, entries, totals, group, now
             )
@@ -965,5 +955,5 @@ def run(
             engine = entry - entries[5]
             last_token(world, machine, traffic, decode, nodes, results, entries, engine, now)
         else:
-            wake(world, machine, traffic, entries, now)
+            wake(world, entries, now)
     return now

@@ -8,10 +8,16 @@ from typing import Any
 import numpy as np
 
 from dualpath_model import load_scenario
+from dualpath_model.compilation import compilable
 from dualpath_model.scenario import Scenario
+from dualpath_model.scheduler.arrays import Engines, Nodes
 from dualpath_model.scheduler.attention import AttentionTime
+from dualpath_model.scheduler.index import IntArray
 from solvers.scheduling import configure
 from solvers.simulator import kernel
+from solvers.simulator.agenda import set_time
+from solvers.simulator.kernel import first_entries
+from solvers.simulator.kernel import run as kernel_run
 from solvers.simulator.model import Simulation, prepare
 from tests.conftest import ROOT
 
@@ -80,13 +86,68 @@ def simulation(
         step_s=np.tile(steps, (len(machine.step_s), 1)),
         kv_s=machine.kv_s * 0,
         attention=AttentionTime(),
-        fetch_ns=0,
+        fetch_ns=2**60,
         **changes,
     )
     from dualpath_model.scheduler.placement import refresh_all
 
     made.bind(refresh_all)(state.prefill, state.decode, state.nodes)
     return Simulation(**{**made.__dict__, "machine": free})
+
+
+@compilable
+def run_on_demand(
+    world: kernel.World,
+    machine: kernel.Machine,
+    traffic: kernel.Traffic,
+    prefill: Engines,
+    decode: Engines,
+    nodes: Nodes,
+    results: kernel.Results,
+    unit_of: IntArray,
+    private: bool,
+    until_ns: int,
+) -> int:
+    """As ``kernel.run``, but leaders fetch after every event, so that nothing waits for a tick."""
+    entries = first_entries(machine, prefill, decode, nodes)
+    leaders = entries[4] - entries[2]
+    agents = traffic.first.shape[0]
+    now = 0
+    while results.totals[9] < agents and now < until_ns:
+        for entry in range(entries[2], entries[4]):
+            set_time(world.agenda, entry, now)
+        now = kernel_run(
+            world,
+            machine,
+            traffic,
+            prefill,
+            decode,
+            nodes,
+            results,
+            unit_of,
+            private,
+            until_ns,
+            leaders + 1,
+        )
+    return now
+
+
+def go(made: Simulation, until_s: float = 4e9) -> float:
+    """Run without waiting for ticks; return the simulated seconds."""
+    state = made.state
+    done = made.bind(run_on_demand)(
+        made.world,
+        made.machine,
+        made.traffic,
+        state.prefill,
+        state.decode,
+        state.nodes,
+        made.results,
+        made.unit_of,
+        made.policy.queues_prefill,
+        int(until_s * 1e9),
+    )
+    return float(done) / 1e9
 
 
 def _with_room(nodes: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from solvers.simulator import kernel
-from tests.solvers.simulator.bare import column, simulation, traffic
+from tests.solvers.simulator.bare import column, go, simulation, traffic
 
 AGENTS = 200_000
 
@@ -20,7 +20,7 @@ def test_a_storage_nic_is_an_m_m_1_queue(load: float) -> None:
     """Mean sojourn 1 / (mu - lambda)."""
     work = np.random.default_rng(1).exponential(1.0, AGENTS)
     made = simulation(traffic(poisson(load, 0), read=work), read_rate=1.0)
-    made.go()
+    go(made)
     sojourn = column(made, "read") - column(made, "placed")
     assert sojourn.mean() == pytest.approx(1 / (1 - load), rel=0.03)
 
@@ -29,7 +29,7 @@ def test_a_storage_nic_is_an_m_m_1_queue(load: float) -> None:
 def test_a_storage_nic_is_an_m_d_1_queue(load: float) -> None:
     """Pollaczek-Khinchine: mean wait rho / (2 (1 - rho)) services."""
     made = simulation(traffic(poisson(load, 0), read=np.ones(AGENTS)), read_rate=1.0)
-    made.go()
+    go(made)
     sojourn = column(made, "read") - column(made, "placed")
     assert sojourn.mean() == pytest.approx(1 + load / (2 * (1 - load)), rel=0.02)
 
@@ -48,7 +48,7 @@ def test_a_decode_engine_is_an_m_g_1_processor_sharing_queue(shape: str, load: f
     }[shape]()
     work /= work.mean()
     made = simulation(traffic(poisson(load, 3), decode=work), sharing=1.0)
-    made.go()
+    go(made)
     sojourn = column(made, "ended") - column(made, "admitted")
     assert sojourn.mean() == pytest.approx(1 / (1 - load), rel=0.03)
 
@@ -63,7 +63,7 @@ def test_a_closed_network_of_two_stations(customers: int) -> None:
     decode = rng.exponential(demands[1], customers * turns)
     work = traffic(np.zeros(customers), read=read, decode=decode, turns=turns)
     made = simulation(work, read_rate=1.0, sharing=1.0)
-    made.go(until_s=50_000.0)
+    go(made, 50_000.0)
     throughput = made.results.totals[kernel.TURNS] / 50_000.0
     lengths = [0.0, 0.0]
     expected = 0.0
@@ -77,7 +77,7 @@ def test_a_closed_network_of_two_stations(customers: int) -> None:
 def test_without_load_every_stage_takes_its_own_time() -> None:
     work = traffic(np.array([0.0]), read=np.array([2.0]), decode=np.array([3.0]))
     made = simulation(work, read_rate=1.0, sharing=1.0, batch_s=0.5)
-    made.go()
+    go(made)
     assert column(made, "read") - column(made, "placed") == pytest.approx(2.0, abs=1e-6)
     assert column(made, "first_token") - column(made, "read") == pytest.approx(0.5, abs=1e-6)
     assert column(made, "ended") - column(made, "admitted") == pytest.approx(3.0, abs=1e-5)
@@ -88,7 +88,7 @@ def test_little_s_law_and_conservation() -> None:
     work = np.random.default_rng(5).exponential(1.0, AGENTS)
     arrivals = poisson(0.7, 6)
     made = simulation(traffic(arrivals, read=work), read_rate=1.0)
-    end = made.go()
+    end = go(made)
     time_in = column(made, "ended") - column(made, "submitted")
     events = np.concatenate((column(made, "submitted"), column(made, "ended")))
     change = np.concatenate((np.ones(AGENTS), -np.ones(AGENTS)))[np.argsort(events, kind="stable")]
