@@ -76,12 +76,15 @@ def simulate(
     until_s: float = np.inf,
     constants: Constants | None = None,
     switches: Switches | None = None,
+    compiled: bool = True,
     progress: Callable[[float, int], None] | None = None,
 ) -> Simulated:
     """Run ``agents`` sessions of the scenario's workload, again from the first if it has fewer.
 
     ``rate_aps``: agents a second, Poisson; None: all start when their sessions say (at once where they
-    say nothing). ``progress`` gets simulated seconds and ended turns now and then.
+    say nothing). ``compiled``: False runs the kernel as plain Python, hundreds of times slower but
+    without the 40 s that compiling takes once for each policy. ``progress`` gets simulated seconds and
+    ended turns now and then.
 
     Raises InputError for bad numbers, InfeasibleError where the scenario cannot be served.
     """
@@ -91,7 +94,15 @@ def simulate(
         raise InputError(f"rate is {rate_aps} agents a second; it must be above 0 and finite")
     settings, nodes = configure(scenario, policy)
     traffic = traffic_of(scenario.workload, agents, _starts(scenario, agents, rate_aps, seed))
-    run = prepare(scenario, settings, nodes, traffic, constants=constants, switches=switches)
+    run = prepare(
+        scenario,
+        settings,
+        nodes,
+        traffic,
+        constants=constants,
+        switches=switches,
+        compiled=compiled,
+    )
     run.go(0.0)  # compiled now, so that wall_s is the run alone
     begun = time.perf_counter()
     ended = 0.0

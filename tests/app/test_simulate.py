@@ -20,6 +20,7 @@ KEYS = {
     "utilisation",
     "seed",
 }
+pytestmark = pytest.mark.slow
 SMALL = ("simulate", "deepseek-660b-2p4d", "--agents", "10", "--seconds", "20")
 
 

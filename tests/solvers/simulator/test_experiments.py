@@ -19,38 +19,39 @@ from solvers.simulator.experiments import Simulated, simulate
 from solvers.simulator.model import Constants, Switches, prepare, traffic_of
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # compiled, so no lines to count
+
 
 @cache
 def example(name: str) -> Scenario:
     return load_scenario(ROOT / "examples" / f"{name}.yaml")
 
 
-@cache
-def batch(policy: str) -> Simulated:
-    return simulate(example("deepseek-660b-2p4d"), policy, agents=300)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", list(POLICIES))
 def test_every_policy_serves_every_turn(policy: str) -> None:
     """The laws (order of times, bytes read, empty accounts) are checked inside each run."""
-    run = batch(policy)
-    turns = example("deepseek-660b-2p4d").workload.offsets
-    assert run.turns == turns[300]
-    assert run.agents_ended == 300
+    scenario = example("deepseek-660b-2p4d")
+    run = simulate(scenario, policy, agents=5, compiled=False)
+    assert run.turns == scenario.workload.offsets[5]
+    assert run.agents_ended == 5
     parts = [run.waiting_s["mean"], run.reading_s["mean"], run.prefill_s["mean"]]
     assert sum(parts) == pytest.approx(run.ttft_s["mean"])
     assert all(0 <= row.busy <= 1 + 1e-9 for row in run.utilisation)
+    shares = {"basic": (3.0, 0.1), "round-robin": (1.5, 0.1), "oracle": (1.0, 1e-9)}
+    if policy in shares:
+        share, error = shares[policy]
+        assert run.snic_max_over_mean <= 3.0 + error
+        assert run.snic_max_over_mean >= share - error
 
 
-@pytest.mark.slow
-def test_the_oracle_is_best_and_basic_is_worst() -> None:
-    assert batch("oracle").jct_s < batch("dualpath").jct_s < batch("basic").jct_s
-    assert batch("basic").snic_max_over_mean == pytest.approx(3.0, abs=0.1)
-    assert batch("round-robin").snic_max_over_mean == pytest.approx(1.5, abs=0.05)
+def test_dual_path_beats_basic() -> None:
+    """The paper's 2P4D, where prefill NICs are what Basic lacks."""
+    scenario = example("deepseek-660b-2p4d")
+    assert (
+        simulate(scenario, agents=1000).jct_s < simulate(scenario, "basic", agents=1000).jct_s / 1.5
+    )
 
 
-@pytest.mark.slow
 def test_compiled_and_plain_are_the_same() -> None:
     """The same kernel as plain Python: every time of every turn, to the nanosecond."""
     scenario = example("deepseek-660b-2p4d")
@@ -65,15 +66,16 @@ def test_compiled_and_plain_are_the_same() -> None:
     assert (rows[0] == rows[1]).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("policy", ["round-robin", "dualpath"])
+@pytest.mark.parametrize("policy", ["basic", "dualpath"])
 def test_it_agrees_with_the_driver(policy: str) -> None:
     """Two independent routes: the driver spends no time on transfers between memories, and reports
     what it sees; at this load both differences are small.
     """
     scenario = example("deepseek-660b-2p4d")
     settings, nodes = configure(scenario, policy)
-    driven = drive(scenario, settings, nodes, agents=300, stop_s=150.0)
+    driven = drive(
+        scenario, settings, nodes, agents=300, stop_s=150.0, compiled=policy == "dualpath"
+    )
     run = simulate(scenario, policy, agents=300, until_s=150.0)
     assert run.turns == pytest.approx(driven.turns, rel=0.05)
     assert run.ttft_s["mean"] == pytest.approx(driven.ttft_s["mean"], rel=0.1)

@@ -10,6 +10,8 @@ from tests.solvers.simulator.bare import column, go, simulation, traffic
 
 AGENTS = 200_000
 
+pytestmark = pytest.mark.slow  # compiled, so no lines to count
+
 
 def poisson(rate: float, seed: int, agents: int = AGENTS) -> np.ndarray:
     return np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate, agents))
