@@ -860,7 +860,7 @@ def draw(sizes: dict[str, dict[int, Measured]], group: int, path: Path) -> None:
     axis.set(
         xscale="log",
         yscale="log",
-        ylim=(0.5, 500),
+        ylim=(0.05, 100),
         xlabel="engines (1/3 prefill, 2/3 decode)",
         ylabel="a decision, µs",
         title="What a placement costs as the cluster grows",
