@@ -10,6 +10,7 @@ keyed by time and agent.
 from __future__ import annotations
 
 from dualpath_model.compilation import compilable
+from dualpath_model.scheduler.arrays import FloatArray
 from dualpath_model.scheduler.index import IntArray, set_value
 
 NEVER = 2**62
@@ -35,23 +36,25 @@ def first_entry(agenda: IntArray) -> int:
 
 
 @compilable
-def heap_push(times: IntArray, names: IntArray, count: int, time_ns: int, name: int) -> None:
-    """Add to a heap of ``count`` entries; equal times are in the order of the names."""
+def heap_push(
+    times: IntArray | FloatArray, names: IntArray, count: int, time: float, name: int
+) -> None:
+    """Add to a heap of ``count`` entries; equal times (or steps) are in the order of the names."""
     place = count
     while place > 0:
         above = (place - 1) // 2
-        if times[above] < time_ns or (times[above] == time_ns and names[above] <= name):
+        if times[above] < time or (times[above] == time and names[above] <= name):
             break
         times[place], names[place] = times[above], names[above]
         place = above
-    times[place], names[place] = time_ns, name
+    times[place], names[place] = time, name
 
 
 @compilable
-def heap_pop(times: IntArray, names: IntArray, count: int) -> None:
+def heap_pop(times: IntArray | FloatArray, names: IntArray, count: int) -> None:
     """Take the first of ``count`` entries out."""
     last = count - 1
-    time_ns, name = times[last], names[last]
+    time, name = times[last], names[last]
     place = 0
     while True:
         below = 2 * place + 1
@@ -63,8 +66,8 @@ def heap_pop(times: IntArray, names: IntArray, count: int) -> None:
             or (times[right] == times[below] and names[right] < names[below])
         ):
             below = right
-        if time_ns < times[below] or (time_ns == times[below] and name <= names[below]):
+        if time < times[below] or (time == times[below] and name <= names[below]):
             break
         times[place], names[place] = times[below], names[below]
         place = below
-    times[place], names[place] = time_ns, name
+    times[place], names[place] = time, name

@@ -641,7 +641,7 @@ def admit(
     advance(world, machine, totals, engine, now)
     turn = agents[agent, TURN]
     steps = max(1, traffic.output[turn] - 1)  # the first token came with prefill
-    push_end(
+    heap_push(
         world.end_steps[engine],
         world.end_agents[engine],
         world.running[engine],
@@ -651,42 +651,6 @@ def admit(
     world.running[engine] += 1
     world.context[engine] += traffic.prompt[turn] + 0.5 * traffic.output[turn]
     next_end(world, machine, entries, engine, now)
-
-
-@compilable
-def push_end(steps: FloatArray, names: IntArray, count: int, step: float, name: int) -> None:
-    """Add to an engine's heap; equal steps are in the order of the names."""
-    place = count
-    while place > 0:
-        above = (place - 1) // 2
-        if steps[above] < step or (steps[above] == step and names[above] <= name):
-            break
-        steps[place], names[place] = steps[above], names[above]
-        place = above
-    steps[place], names[place] = step, name
-
-
-@compilable
-def pop_end(steps: FloatArray, names: IntArray, count: int) -> None:
-    """Take the first of an engine's heap out."""
-    last = count - 1
-    step, name = steps[last], names[last]
-    place = 0
-    while True:
-        below = 2 * place + 1
-        if below >= last:
-            break
-        right = below + 1
-        if right < last and (
-            steps[right] < steps[below]
-            or (steps[right] == steps[below] and names[right] < names[below])
-        ):
-            below = right
-        if step < steps[below] or (step == steps[below] and name <= names[below]):
-            break
-        steps[place], names[place] = steps[below], names[below]
-        place = below
-    steps[place], names[place] = step, name
 
 
 @compilable
@@ -705,7 +669,7 @@ def last_token(
     agents, totals = world.agents, results.totals
     advance(world, machine, totals, engine, now)
     agent = world.end_agents[engine, 0]
-    pop_end(world.end_steps[engine], world.end_agents[engine], world.running[engine])
+    heap_pop(world.end_steps[engine], world.end_agents[engine], world.running[engine])
     world.running[engine] -= 1
     turn = agents[agent, TURN]
     prompt, output = traffic.prompt[turn], traffic.output[turn]
