@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from app import interrupt
 from dualpath_model.errors import DualPathError, InputError
 
 app = typer.Typer(
@@ -442,6 +443,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Run the command line and turn errors into one sentence and an exit code."""
+    interrupt.listen()
     try:
         app()
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from app import interrupt
 from app.files import written_aside
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.log import DecisionLog, Line, Replayed, replay
@@ -105,4 +106,5 @@ def _fields(record: dict[str, Any]) -> str:
 
 
 def _say_time(simulated_s: float, turns: int) -> None:
+    interrupt.check()
     print(f"{simulated_s:.0f} s simulated, {turns} turns", file=sys.stderr)

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from app import interrupt
 from dualpath_model.scenario import Scenario
 from solvers.simulator.experiments import simulate
 from solvers.simulator.model import Switches
@@ -38,4 +39,5 @@ def run_simulation(
 
 
 def _say(simulated_s: float, turns: int) -> None:
+    interrupt.check()
     print(f"{simulated_s:.0f} s simulated, {turns} turns", file=sys.stderr)
