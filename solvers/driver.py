@@ -28,7 +28,8 @@ from dualpath_model.scheduler.attention import AttentionTime, batch_seconds
 from dualpath_model.scheduler.events import Decision, EngineReport, NodeJoined
 from dualpath_model.scheduler.packing import pack
 from dualpath_model.scheduler.reference import Scheduler
-from dualpath_model.scheduler.setup import node_name, quota_model
+from dualpath_model.scheduler.setup import engine_flop_per_s, node_name, quota_model
+from solvers.spread import spread
 
 FETCH_S = 0.05
 """How often each group's leader fetches."""
@@ -74,7 +75,6 @@ class _Turn:
     attempt: int = 1
     prefill: str = ""
     decode: str = ""
-    reads_left: int = 0
     key: float = 0.0
     computed: int = 0
     first_token_s: float = -1.0
@@ -204,8 +204,7 @@ class _Run:
                         )
                         self.decode[engine] = _DecodeEngine(step)
                         continue
-                    rate = machine.gpu.flop_per_s(llm.compute_dtype) * efficiencies.prefill_mfu
-                    rate *= scenario.serving.prefill.tensor
+                    rate = engine_flop_per_s(scenario, machine)
                     self.prefill[engine] = _PrefillEngine(
                         quota_model(scenario, machine), linear_flops / rate
                     )
@@ -437,8 +436,8 @@ class _Run:
             simulated_s=self.now_s,
             turns=self.ended,
             sessions_finished=self.finished,
-            ttft_s=_spread(self.ttft_s),
-            tpot_s=_spread(self.tpot_s),
+            ttft_s=spread(self.ttft_s),
+            tpot_s=spread(self.tpot_s),
             snic_max_over_mean=_ratio(float(totals.max()), float(totals.mean())),
             snic_max_over_mean_windows=_ratio(sum(float(row.max()) for row in rows), means),
             attention_max_over_mean=_ratio(self.attention_max_s, self.attention_mean_s),
@@ -450,16 +449,3 @@ class _Run:
 
 def _ratio(most: float, mean: float) -> float:
     return most / mean if mean > 0 else 1.0
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    p50, p90, p99 = np.quantile(values, [0.5, 0.9, 0.99])
-    return {
-        "mean": float(np.mean(values)),
-        "p50": float(p50),
-        "p90": float(p90),
-        "p99": float(p99),
-        "max": float(np.max(values)),
-    }

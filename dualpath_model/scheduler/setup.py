@@ -66,7 +66,7 @@ def scheduler_settings(scenario: Scenario, policy: str = "dualpath", patience: i
         scenario.cluster.prefill,
         key=lambda node: node.gpu.flop_per_s(scenario.llm.compute_dtype),
     )
-    flop_per_s = _engine_flop_per_s(scenario, Pool.PREFILL, slowest)
+    flop_per_s = engine_flop_per_s(scenario, slowest)
     miss_tokens = means.prompt_tokens - means.hit_tokens
     hit_s = 1.0 / read_tokens_per_s(slowest, scenario.efficiencies, _read_bytes(scenario))
     miss_s = means.prefill_flops / flop_per_s / miss_tokens
@@ -82,6 +82,12 @@ def scheduler_settings(scenario: Scenario, policy: str = "dualpath", patience: i
         hit_share=means.hit_tokens / means.prompt_tokens,
         price_weight_s=scenario.rules.alpha_s,
     )
+
+
+def engine_flop_per_s(scenario: Scenario, node: Node) -> float:
+    """Return the FLOP/s that one prefill engine of ``node`` sustains, all its GPUs together."""
+    rate = node.gpu.flop_per_s(scenario.llm.compute_dtype) * scenario.efficiencies.prefill_mfu
+    return rate * scenario.serving.prefill.tensor
 
 
 def quota_model(scenario: Scenario, node: Node) -> AttentionTime:
@@ -194,11 +200,6 @@ def _hbm_tokens(scenario: Scenario, node: Node, split: Parallelism, pool_gpus: i
 
 def _read_bytes(scenario: Scenario) -> float:
     return read_bytes_per_token(scenario.llm, scenario.means, scenario.serving.kv_dtype)
-
-
-def _engine_flop_per_s(scenario: Scenario, pool: Pool, node: Node) -> float:
-    rate = node.gpu.flop_per_s(scenario.llm.compute_dtype) * scenario.efficiencies.prefill_mfu
-    return rate * parallelism(scenario, pool).tensor
 
 
 def _whole(tokens: float) -> int:

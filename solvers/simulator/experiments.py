@@ -15,6 +15,7 @@ from dualpath_model.scheduler.setup import node_name, transfer_costs
 from solvers.scheduling import configure
 from solvers.simulator import kernel
 from solvers.simulator.model import Constants, Simulation, Switches, prepare, traffic_of
+from solvers.spread import spread
 
 _EVENTS_AT_ONCE = 2_000_000  # between two looks at the clock, a second or so
 
@@ -177,13 +178,13 @@ def _summary(
         events=int(totals[kernel.EVENTS]),
         turns_per_s_simulated=len(rows) / ended_s if ended_s > 0 else 0.0,
         wall_s=wall_s,
-        ttft_s=_spread(first - submitted),
-        ttst_s=_spread(admitted - first + gap),
-        tpot_s=_spread(gap),
-        waiting_s=_spread(placed - submitted),
-        reading_s=_spread(read - placed),
-        prefill_s=_spread(first - read),
-        agent_s=_spread(agent_s),
+        ttft_s=spread(first - submitted),
+        ttst_s=spread(admitted - first + gap),
+        tpot_s=spread(gap),
+        waiting_s=spread(placed - submitted),
+        reading_s=spread(read - placed),
+        prefill_s=spread(first - read),
+        agent_s=spread(agent_s),
         snic_max_over_mean=float(nics.max() / nics.mean()) if nics.any() else 1.0,
         attention_max_over_mean=(
             float(totals[kernel.ATTENTION_MAX_S] / attention) if attention > 0 else 1.0
@@ -204,16 +205,3 @@ def _utilisation(scenario: Scenario, run: Simulation, ended_s: float) -> tuple[U
                 found.append(Utilisation(pool.value, position, resource, direction, float(busy)))
             found.append(Utilisation(pool.value, position, "snic", "in", float(work[-1])))
     return tuple(found)
-
-
-def _spread(values: np.ndarray) -> dict[str, float]:
-    if not len(values):
-        return {}
-    p50, p90, p99 = np.quantile(values, [0.5, 0.9, 0.99])
-    return {
-        "mean": float(values.mean()),
-        "p50": float(p50),
-        "p90": float(p90),
-        "p99": float(p99),
-        "max": float(values.max()),
-    }

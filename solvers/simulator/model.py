@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dualpath_model.cluster import Node
 from dualpath_model.compilation import Function
 from dualpath_model.errors import InputError
 from dualpath_model.loads import decode_step
@@ -15,8 +14,14 @@ from dualpath_model.paths import Phase, Pool
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler import placement
 from dualpath_model.scheduler.events import NodeJoined, Settings
+from dualpath_model.scheduler.index import tree_of
 from dualpath_model.scheduler.policies import Policy, policy_named
-from dualpath_model.scheduler.setup import node_name, quota_model, transfer_costs
+from dualpath_model.scheduler.setup import (
+    engine_flop_per_s,
+    node_name,
+    quota_model,
+    transfer_costs,
+)
 from dualpath_model.scheduler.topology import Accounts, EngineAccount, NodeAccount, State, build
 from dualpath_model.workload import Workload
 from solvers.simulator import kernel
@@ -172,7 +177,6 @@ def _machine(
     constants: Constants,
     switches: Switches,
 ) -> tuple[kernel.Machine, np.ndarray]:
-    llm, efficiencies = scenario.llm, scenario.efficiencies
     named = {
         node_name(pool, i): (pool, node)
         for pool in (Pool.PREFILL, Pool.DECODE)
@@ -194,19 +198,15 @@ def _machine(
         np.array([[(*row, *(0.0,) * (columns - len(row))) for row in rows] for rows in part])
         for part in tables
     )
-    linear_flops = float(llm.prefill_flops(0.0, 1.0).linear)
-    tensor = scenario.serving.prefill.tensor
-    rates = [
-        owners[n][1].gpu.flop_per_s(llm.compute_dtype) * efficiencies.prefill_mfu * tensor
-        for n in state.prefill.node
-    ]
+    linear_flops = float(scenario.llm.prefill_flops(0.0, 1.0).linear)
+    rates = [engine_flop_per_s(scenario, owners[n][1]) for n in state.prefill.node]
     models = {quota_model(scenario, owners[n][1]) for n in state.prefill.node}
     if len(models) > 1:
         raise InputError(
             "the prefill nodes have GPUs of different kinds; the simulator takes one attention model "
             "for all, so give them the same GPU"
         )
-    steps, kinds = _steps(scenario, state, owners, constants)
+    steps, kinds = _steps(scenario, state, constants)
     unit_of = _units(scenario, state)
     machine = kernel.Machine(
         near_s=near,
@@ -216,7 +216,7 @@ def _machine(
         linear_s=linear_flops / np.array(rates),
         step_s=steps,
         step_kind=kinds,
-        kv_s=_context_seconds(scenario, state, owners),
+        kv_s=_context_seconds(scenario, state),
         batch_s=constants.batch_s,
         quota_s=scenario.rules.quota_s,
         token_limit=switches.token_limit,
@@ -236,9 +236,7 @@ def _units(scenario: Scenario, state: State) -> np.ndarray:
     return np.arange(state.prefill.tok.shape[0], dtype=np.int64)
 
 
-def _steps(
-    scenario: Scenario, state: State, owners: list[tuple[Pool, Node]], constants: Constants
-) -> tuple[np.ndarray, np.ndarray]:
+def _steps(scenario: Scenario, state: State, constants: Constants) -> tuple[np.ndarray, np.ndarray]:
     """Return the table of step times by kind of node and batch, without KV-cache, and kinds."""
     machines = scenario.cluster.decode
     gpus = sum(machine.gpus for machine in machines)
@@ -260,9 +258,7 @@ def _steps(
     return table, np.array(kinds, dtype=np.int64)
 
 
-def _context_seconds(
-    scenario: Scenario, state: State, owners: list[tuple[Pool, Node]]
-) -> np.ndarray:
+def _context_seconds(scenario: Scenario, state: State) -> np.ndarray:
     """Return the seconds that a token of context adds to a decode step, on each decode engine."""
     means, tensor = scenario.means, scenario.serving.decode.tensor
     copies = scenario.llm.replication(tensor) / tensor
@@ -314,16 +310,10 @@ def _world(
         context=np.zeros(engines_d),
         end_steps=np.zeros((engines_d, batch)),
         end_agents=ints(engines_d, batch),
-        agenda=_tree(times),
+        agenda=tree_of(times),
         sleep_ns=traffic.start_ns[order].copy(),
         sleepers=order.astype(np.int64),
         sleeping=np.array([agents], dtype=np.int64),
         offered=ints(5, min(agents, _MOST_OFFERED)),
         placed=ints(min(agents, _MOST_OFFERED), 7),
     )
-
-
-def _tree(times: np.ndarray) -> np.ndarray:
-    from dualpath_model.scheduler.index import tree_of
-
-    return tree_of(times)
