@@ -38,6 +38,6 @@ def run_simulation(
     return {"scenario": scenario.name, **asdict(found)}
 
 
-def _say(simulated_s: float, turns: int) -> None:
+def _say(done: float, simulated_s: float, turns: int) -> None:
     interrupt.check()
     print(f"{simulated_s:.0f} s simulated, {turns} turns", file=sys.stderr)

@@ -29,6 +29,11 @@ class Policy:
         """Whether a request waits for one prefill group, instead of for whichever fetches first."""
         return "choose_prefill_group" in self.rules
 
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether KV-cache is everywhere without being moved: a bound, not a way to serve."""
+        return self.rules.get("read_tokens") is read_nothing
+
 
 @compilable
 def read_nothing(nodes: Nodes, prefill_node: int, decode_node: int, hit: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from dualpath_model.cluster import Node, movement_capacity
 from dualpath_model.errors import InputError
@@ -20,7 +20,7 @@ from dualpath_model.parameters import (
     read_bytes_per_token,
     read_tokens_per_s,
 )
-from dualpath_model.paths import Direction, Key, Payload, Phase, Pool, Resource
+from dualpath_model.paths import Direction, Key, Payload, Pool, Resource, Step
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.attention import AttentionTime, attention_time
 from dualpath_model.scheduler.checks import MOST_RATE
@@ -90,6 +90,15 @@ def engine_flop_per_s(scenario: Scenario, node: Node) -> float:
     return rate * scenario.serving.prefill.tensor
 
 
+def hbm_tokens(scenario: Scenario, pool: Pool, node: Node) -> float:
+    """Return the tokens whose KV-cache fits one engine of ``node``. Raises InfeasibleError if none."""
+    llm, split = scenario.llm, parallelism(scenario, pool)
+    pool_gpus = sum(n.gpus for n in scenario.cluster.nodes(pool))
+    space = hbm_space(llm, node, split, scenario.efficiencies, pool_gpus) * split.tensor
+    token = llm.kv_bytes_per_token(scenario.serving.kv_dtype) * llm.replication(split.tensor)
+    return space / token
+
+
 def quota_model(scenario: Scenario, node: Node) -> AttentionTime:
     """Return the attention-time model of one prefill engine of ``node``."""
     tensor = scenario.serving.prefill.tensor
@@ -104,10 +113,14 @@ def quota_model(scenario: Scenario, node: Node) -> AttentionTime:
 
 
 def transfer_costs(
-    scenario: Scenario, pool: Pool, node: Node, phases: Collection[Phase] = frozenset(Phase)
+    scenario: Scenario,
+    pool: Pool,
+    node: Node,
+    keep: Callable[[Step], bool] = lambda step: True,
+    missed: Collection[Payload] = (Payload.MISS, Payload.APPENDED),
 ) -> Prices:
     """Return the seconds that tokens take on each resource of ``node`` that moves KV-cache, in the
-    steps of ``phases``.
+    steps that ``keep`` holds for; ``missed``: what a token that is not a hit carries.
 
     From the step table, all of its resources but the storage NIC, whose queue the scheduler counts in
     tokens (without one, reads are on the compute NICs and counted here too). Dual values are 0.
@@ -115,10 +128,11 @@ def transfer_costs(
     llm, serving = scenario.llm, scenario.serving
     token = {Payload.HIT: _read_bytes(scenario)}
     stored = llm.kv_bytes_per_token(serving.kv_dtype)
-    rest = {Payload.MISS: stored, Payload.APPENDED: stored}
+    rest = dict.fromkeys(missed, stored)
+
     tensor = parallelism(scenario, pool).tensor
     copies = {pool: llm.replication(tensor)}
-    table = serving.table.where(lambda step: step.phase in phases)
+    table = serving.table.where(keep)
     hit = movement(table, token, replication=copies).only(pool)
     miss = movement(table, rest, replication=copies).only(pool)
     if node.shares_nic:
@@ -179,7 +193,7 @@ def _limits(scenario: Scenario, pool: Pool, group: NodeLoad, pool_gpus: int) -> 
         beta, room = rules.beta_s * turnover, 0.0
     else:
         turnover = compute_throughput(group) * means.prompt_tokens / engines
-        beta, room = 0.0, _hbm_tokens(scenario, node, split, pool_gpus)
+        beta, room = 0.0, hbm_tokens(scenario, pool, node)
     return Limits(
         alpha_tokens=_whole(rules.alpha_s * rate),
         beta_tokens=_whole(beta),
@@ -188,14 +202,6 @@ def _limits(scenario: Scenario, pool: Pool, group: NodeLoad, pool_gpus: int) -> 
         engine_tokens_per_s=min(turnover, MOST_RATE),
         prices=transfer_costs(scenario, pool, node),
     )
-
-
-def _hbm_tokens(scenario: Scenario, node: Node, split: Parallelism, pool_gpus: int) -> float:
-    """Return the tokens whose KV-cache fits one decode engine."""
-    llm = scenario.llm
-    space = hbm_space(llm, node, split, scenario.efficiencies, pool_gpus) * split.tensor
-    token = llm.kv_bytes_per_token(scenario.serving.kv_dtype) * llm.replication(split.tensor)
-    return space / token
 
 
 def _read_bytes(scenario: Scenario) -> float:

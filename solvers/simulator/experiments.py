@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 
 from dualpath_model.errors import InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.setup import node_name, transfer_costs
 from solvers.scheduling import configure
-from solvers.simulator import kernel
-from solvers.simulator.model import Constants, Simulation, Switches, prepare, traffic_of
+from solvers.simulator import laws
+from solvers.simulator import state as arrays
+from solvers.simulator.arrivals import arrivals
+from solvers.simulator.constants import Constants, fitted
+from solvers.simulator.model import Simulation, Switches, prepare, traffic_of
+from solvers.simulator.series import Series
 from solvers.spread import spread
 
-_EVENTS_AT_ONCE = 2_000_000  # between two looks at the clock, a second or so
+_EVENTS_AT_ONCE = 1_000_000  # between two looks at the clock, half a second or so
+_BYTES_PER_TURN = 8 * (
+    len(arrays.RESULT_FIELDS) + 20
+)  # a row, the columns and what a summary makes
+_BYTES_PER_AGENT = 8 * (len(arrays.AGENT_FIELDS) + 20)
 
-
-class ConservationError(AssertionError):
-    """A run broke a law that holds for every run: a bug of the simulator, never of the input."""
+Progress = Callable[[float, float, int], None]
+"""Gets the share of the run that is done, simulated seconds and ended turns."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +46,27 @@ class Utilisation:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a run shows. Spreads are over the turns that ended; times in seconds.
+    """What a run shows. Times in seconds; spreads are over the turns that ended after the warm-up.
 
-    ``jct_s``: first submission to the end of the last agent that ended. ``ttft_s``: submission of a turn
-    to its first token. ``ttst_s``: first to second token. ``tpot_s``: mean gap of a turn's later tokens.
-    ``waiting_s``, ``reading_s``, ``prefill_s``: the parts of TTFT until both engines are chosen, until
-    the hits are in memory, and until the first token. ``snic_max_over_mean``: bytes read by the NICs.
+    ``jct_s``: first submission to the last end. ``ttft_s``: submission of a turn to its first token;
+    its parts: ``scheduling_s`` until both engines are chosen, ``allocating_s`` until there is room in the
+    buffers, ``reading_s`` until the hits are in memory, ``prefill_s`` until the first token.
+    ``ttst_s``: first to second token, hand-off and decode start included. ``tpot_s``: mean gap of a
+    turn's later tokens. ``agent_s``: an agent's own time, start to end. ``snic_max_over_mean``: of the
+    tokens that the storage NICs read. ``working_set_bytes``: mean KV-cache that agents come back to, 0
+    without samples. ``interrupted``: stopped by Ctrl-C.
     """
 
     policy: str
     agents: int
     rate_aps: float | None
     seed: int
+    warmup_s: float
+    end_s: float
+    interrupted: bool
     jct_s: float
     turns: int
+    turns_counted: int
     agents_ended: int
     events: int
     turns_per_s_simulated: float
@@ -58,13 +74,24 @@ class Simulated:
     ttft_s: dict[str, float]
     ttst_s: dict[str, float]
     tpot_s: dict[str, float]
-    waiting_s: dict[str, float]
+    scheduling_s: dict[str, float]
+    allocating_s: dict[str, float]
     reading_s: dict[str, float]
     prefill_s: dict[str, float]
     agent_s: dict[str, float]
     snic_max_over_mean: float
     attention_max_over_mean: float
+    working_set_bytes: float
     utilisation: tuple[Utilisation, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: its summary, and everything behind it."""
+
+    summary: Simulated
+    run: Simulation
+    series: Series
 
 
 def simulate(
@@ -74,133 +101,203 @@ def simulate(
     agents: int = 200,
     rate_aps: float | None = None,
     seed: int = 0,
-    until_s: float = np.inf,
+    until_s: float = math.inf,
+    warmup_s: float = 0.0,
     constants: Constants | None = None,
     switches: Switches | None = None,
     compiled: bool = True,
-    progress: Callable[[float, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Simulated:
-    """Run ``agents`` sessions of the scenario's workload, again from the first if it has fewer.
+    """Run ``agents`` sessions of the scenario's workload and sum up; see :func:`execute`."""
+    return execute(
+        scenario,
+        policy,
+        agents=agents,
+        rate_aps=rate_aps,
+        seed=seed,
+        until_s=until_s,
+        warmup_s=warmup_s,
+        constants=constants,
+        switches=switches,
+        compiled=compiled,
+        progress=progress,
+    ).summary
+
+
+def execute(
+    scenario: Scenario,
+    policy: str = "dualpath",
+    *,
+    agents: int = 200,
+    rate_aps: float | None = None,
+    seed: int = 0,
+    until_s: float = math.inf,
+    warmup_s: float = 0.0,
+    sample_s: float | None = None,
+    constants: Constants | None = None,
+    switches: Switches | None = None,
+    compiled: bool = True,
+    progress: Progress | None = None,
+    hopeless: Callable[[Simulation], bool] | None = None,
+) -> Outcome:
+    """Run ``agents`` sessions of the scenario's workload, again in another order if it has fewer.
 
     ``rate_aps``: agents a second, Poisson; None: all start when their sessions say (at once where they
-    say nothing). ``compiled``: False runs the kernel as plain Python, hundreds of times slower but
-    without the 40 s that compiling takes once for each policy. ``progress`` gets simulated seconds and
-    ended turns now and then.
+    say nothing). ``warmup_s``: turns that end before are not counted. ``sample_s``: simulated seconds
+    between samples of the series (None: none). ``constants``: None takes the fitted ones. ``compiled``:
+    False runs the kernel as plain Python, hundreds of times slower but without the minute that compiling
+    takes once for each policy. ``progress`` is called now and then; KeyboardInterrupt from it, or from
+    Ctrl-C between two pieces, ends the run and keeps what is finished. ``hopeless``: asked at each
+    sample, True stops the run.
 
     Raises InputError for bad numbers, InfeasibleError where the scenario cannot be served.
     """
-    if agents < 1:
-        raise InputError(f"agents is {agents}; at least 1 is needed")
-    if rate_aps is not None and not (np.isfinite(rate_aps) and rate_aps > 0):
-        raise InputError(f"rate is {rate_aps} agents a second; it must be above 0 and finite")
+    _check(agents, until_s, warmup_s, sample_s)
+    sessions, starts = arrivals(scenario.workload, agents, rate_aps, seed)
+    traffic = traffic_of(scenario.workload, sessions, starts)
+    _check_memory(traffic)
     settings, nodes = configure(scenario, policy)
-    traffic = traffic_of(scenario.workload, agents, _starts(scenario, agents, rate_aps, seed))
     run = prepare(
         scenario,
         settings,
         nodes,
         traffic,
-        constants=constants,
+        constants=fitted() if constants is None else constants,
         switches=switches,
         compiled=compiled,
     )
     run.go(0.0)  # compiled now, so that wall_s is the run alone
     begun = time.perf_counter()
-    ended = 0.0
-    while ended < until_s and run.results.totals[kernel.AGENTS_ENDED] < agents:
-        ended = run.go(until_s, _EVENTS_AT_ONCE)
-        if progress is not None:
-            progress(ended, int(run.results.totals[kernel.TURNS]))
+    series = Series()
+    end_s, interrupted = _go(run, series, until_s, sample_s, progress, hopeless)
     wall_s = time.perf_counter() - begun
-    check(run, traffic)
-    return _summary(scenario, run, agents, rate_aps, seed, ended, wall_s)
+    laws.check(run, end_s)
+    asked = (agents, rate_aps, seed, warmup_s)
+    summary = _summary(scenario, run, series, asked, end_s, wall_s, interrupted)
+    return Outcome(summary, run, series)
 
 
-def _starts(scenario: Scenario, agents: int, rate_aps: float | None, seed: int) -> np.ndarray:
-    if rate_aps is not None:
-        return np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate_aps, agents))
-    workload = scenario.workload
-    return workload.start_s[np.arange(agents) % workload.session_count]
+def _go(
+    run: Simulation,
+    series: Series,
+    until_s: float,
+    sample_s: float | None,
+    progress: Progress | None,
+    hopeless: Callable[[Simulation], bool] | None,
+) -> tuple[float, bool]:
+    """Run in pieces; return the simulated seconds, and whether Ctrl-C ended it."""
+    turns = float((run.sim.traffic.last - run.sim.traffic.first).sum())
+    now_s = 0.0
+    sample_at = math.inf if sample_s is None else sample_s
+    try:
+        while now_s < until_s and not run.ended:
+            stop_s = min(until_s, sample_at)
+            now_s = run.go(stop_s, _EVENTS_AT_ONCE)
+            if sample_s is not None and now_s >= sample_at:
+                series.sample(run, now_s)
+                sample_at += sample_s
+                if hopeless is not None and hopeless(run):
+                    break
+            if progress is not None:
+                done = max(run.total(arrays.TURNS) / turns, now_s / until_s)
+                progress(min(1.0, done), now_s, int(run.total(arrays.TURNS)))
+    except KeyboardInterrupt:
+        return now_s, True
+    return now_s, False
 
 
-def check(run: Simulation, traffic: kernel.Traffic) -> None:
-    """Hold a run to the laws of every run. Raises ConservationError.
+def _check(agents: int, until_s: float, warmup_s: float, sample_s: float | None) -> None:
+    if agents < 1:
+        raise InputError(f"agents is {agents}; at least 1 is needed")
+    if not until_s > 0:
+        raise InputError(f"seconds is {until_s}; it must be above 0")
+    if not (math.isfinite(warmup_s) and 0 <= warmup_s < until_s):
+        raise InputError(f"warmup is {warmup_s} s; it must be 0 or more and end before {until_s} s")
+    if sample_s is not None and not (math.isfinite(sample_s) and sample_s > 0):
+        raise InputError(f"sample is {sample_s} s; it must be above 0")
 
-    What the scheduler's accounts still hold is what is still in flight; NICs have read what the ended
-    turns hit and no more than all that was ordered; times of a turn are in order.
-    """
-    rows = run.results.rows[: int(run.results.totals[kernel.TURNS])]
-    times = rows[:, 2:]
-    if not (np.diff(times, axis=1) >= 0).all():
-        raise ConservationError("a turn's times are out of order")
-    state = run.state
-    rates = state.nodes.read_rate
-    read = float((run.world.work_s[:, -1] * rates).sum())
-    ended = float(traffic.hit[rows[:, 1]].sum())
-    given = float(state.nodes.given.sum())
-    if run.policy.name != "oracle" and not ended * (1 - 1e-9) <= read <= given * (1 + 1e-9) + 1:
-        raise ConservationError(
-            f"{read} tokens were read for {ended} of ended turns, {given} ordered"
+
+def _check_memory(traffic: arrays.Traffic) -> None:
+    """Refuse a run whose results would not fit the memory that is free."""
+    turns = int((traffic.last - traffic.first).sum())
+    agents = len(traffic.first)
+    needed = turns * _BYTES_PER_TURN + agents * _BYTES_PER_AGENT
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"agents is {agents}: their {turns:,} turns need about {needed / 1e9:.0f} GB of memory, and "
+            f"{free / 1e9:.0f} GB are free; at most about {int(agents * free / needed)} agents fit"
         )
-    if int(run.results.totals[kernel.AGENTS_ENDED]) == len(traffic.first):
-        left = int(state.prefill.seq.sum() + state.decode.seq.sum() + state.decode.held.sum())
-        if left or int(state.nodes.read_q.sum()):
-            raise ConservationError("the scheduler's accounts are not empty at the end")
 
 
 def _summary(
     scenario: Scenario,
     run: Simulation,
-    agents: int,
-    rate_aps: float | None,
-    seed: int,
-    ended_s: float,
+    series: Series,
+    asked: tuple[int, float | None, int, float],
+    end_s: float,
     wall_s: float,
+    interrupted: bool,
 ) -> Simulated:
-    totals = run.results.totals
-    rows = run.results.rows[: int(totals[kernel.TURNS])]
+    agents, rate_aps, seed, warmup_s = asked
+    traffic, rows = run.sim.traffic, run.rows
+    all_turns = len(rows)
+    last_end = float(rows[-1, -1] / 1e9) if all_turns else 0.0
+    rows = rows[np.searchsorted(rows[:, -1], warmup_s * 1e9) :]
     agent, turn = rows[:, 0], rows[:, 1]
-    submitted, placed, read, first, admitted, ended = (rows[:, k] / 1e9 for k in range(2, 8))
-    later = np.maximum(1, run.traffic.output[turn] - 1)
-    gap = (ended - admitted) / later
-    last = run.traffic.last[agent] - 1 == turn
-    agent_s = ended[last] - run.traffic.start_ns[agent[last]] / 1e9
-    nics = run.world.work_s[:, -1] * run.state.nodes.read_rate
-    attention = totals[kernel.ATTENTION_MEAN_S]
+    time_of = {
+        name: rows[:, arrays.RESULT_FIELDS.index(name)] / 1e9 for name in arrays.RESULT_TIMES
+    }
+    submitted, first, second = time_of["submitted"], time_of["first_token"], time_of["second_token"]
+    ended, output = time_of["ended"], traffic.output[turn]
+    last = traffic.last[agent] - 1 == turn
+    nics = run.sim.world.work_s[:, -1] * run.sim.nodes.read_rate
+    attention = run.total(arrays.ATTENTION_MEAN_S)
+    window = max(end_s - warmup_s, 1e-9)
+    token_bytes = scenario.llm.kv_bytes_per_token(scenario.serving.kv_dtype)
     return Simulated(
         policy=run.policy.name,
         agents=agents,
         rate_aps=rate_aps,
         seed=seed,
-        jct_s=float(totals[kernel.END_NS] / 1e9 - run.traffic.start_ns.min() / 1e9),
-        turns=len(rows),
-        agents_ended=int(totals[kernel.AGENTS_ENDED]),
-        events=int(totals[kernel.EVENTS]),
-        turns_per_s_simulated=len(rows) / ended_s if ended_s > 0 else 0.0,
+        warmup_s=warmup_s,
+        end_s=end_s,
+        interrupted=interrupted,
+        jct_s=last_end - float(traffic.start_ns.min() / 1e9),
+        turns=all_turns,
+        turns_counted=len(rows),
+        agents_ended=int(run.total(arrays.AGENTS_ENDED)),
+        events=int(run.total(arrays.EVENTS)),
+        turns_per_s_simulated=len(rows) / window,
         wall_s=wall_s,
         ttft_s=spread(first - submitted),
-        ttst_s=spread(admitted - first + gap),
-        tpot_s=spread(gap),
-        waiting_s=spread(placed - submitted),
-        reading_s=spread(read - placed),
-        prefill_s=spread(first - read),
-        agent_s=spread(agent_s),
+        ttst_s=spread((second - first)[output > 1]),
+        tpot_s=spread(((ended - second)[output > 2]) / (output[output > 2] - 2)),
+        scheduling_s=spread(time_of["placed"] - submitted),
+        allocating_s=spread(time_of["allocated"] - time_of["placed"]),
+        reading_s=spread(time_of["read"] - time_of["allocated"]),
+        prefill_s=spread(first - time_of["read"]),
+        agent_s=spread(ended[last] - traffic.start_ns[agent[last]] / 1e9),
         snic_max_over_mean=float(nics.max() / nics.mean()) if nics.any() else 1.0,
         attention_max_over_mean=(
-            float(totals[kernel.ATTENTION_MAX_S] / attention) if attention > 0 else 1.0
+            run.total(arrays.ATTENTION_MAX_S) / attention if attention > 0 else 1.0
         ),
-        utilisation=_utilisation(scenario, run, ended_s),
+        working_set_bytes=series.mean("working_set_tokens", warmup_s) * token_bytes,
+        utilisation=_utilisation(scenario, run, end_s),
     )
 
 
-def _utilisation(scenario: Scenario, run: Simulation, ended_s: float) -> tuple[Utilisation, ...]:
+def _utilisation(scenario: Scenario, run: Simulation, end_s: float) -> tuple[Utilisation, ...]:
+    """Return the busy share of each resource: work that it has been given, over the time."""
     found = []
     for pool in (Pool.PREFILL, Pool.DECODE):
+        names: dict[object, tuple[str, ...]] = {}
         for position, node in enumerate(scenario.cluster.nodes(pool)):
+            if node not in names:
+                names[node] = transfer_costs(scenario, pool, node).resources
             number = run.state.node[node_name(pool, position)]
-            work = run.world.work_s[number] / max(ended_s, 1e-9)
-            names = transfer_costs(scenario, pool, node).resources
-            for name, busy in zip(names, work, strict=False):
+            work = run.sim.world.work_s[number] / max(end_s, 1e-9)
+            for name, busy in zip(names[node], work, strict=False):
                 resource, _, direction = name.partition(" ")
                 found.append(Utilisation(pool.value, position, resource, direction, float(busy)))
             found.append(Utilisation(pool.value, position, "snic", "in", float(work[-1])))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dualpath_model.cluster import Node
 from dualpath_model.compilation import Function
 from dualpath_model.errors import InputError
 from dualpath_model.loads import decode_step
-from dualpath_model.paths import Phase, Pool
+from dualpath_model.paths import Payload, Phase, Pool, Step
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler import placement
-from dualpath_model.scheduler.events import NodeJoined, Settings
+from dualpath_model.scheduler.events import NodeJoined, Prices, Settings
 from dualpath_model.scheduler.index import tree_of
 from dualpath_model.scheduler.policies import Policy, policy_named
 from dualpath_model.scheduler.setup import (
     engine_flop_per_s,
+    hbm_tokens,
     node_name,
     quota_model,
     transfer_costs,
@@ -25,52 +27,50 @@ from dualpath_model.scheduler.setup import (
 from dualpath_model.scheduler.topology import Accounts, EngineAccount, NodeAccount, State, build
 from dualpath_model.workload import Workload
 from solvers.simulator import kernel
+from solvers.simulator import state as arrays
 from solvers.simulator.agenda import NEVER
+from solvers.simulator.constants import Constants
 
 FETCH_S = 0.05
 """How often a group's leader fetches."""
-_PHASES = {
-    kernel.READ: (Phase.READ,),
-    kernel.LOAD: (Phase.LOAD,),
-    kernel.MOVE: (Phase.HAND_OFF, Phase.DECODE_START, Phase.WRITE_BACK),
-}
 _MOST_OFFERED = 4096
-
-
-@dataclass(frozen=True)
-class Constants:
-    """What the paper does not give, each an assumption with a name.
-
-    ``batch_s``: seconds of a prefill forward batch that do not depend on its tokens. ``step_s``:
-    seconds of a decode step beside its roofline. ``request_step_s``: what each running request adds to
-    a decode step beside its KV-cache.
-    """
-
-    batch_s: float = 0.0
-    step_s: float = 0.0
-    request_step_s: float = 0.0
+_UNLIMITED = 2**60
 
 
 @dataclass(frozen=True)
 class Switches:
-    """What a run leaves out or limits; the defaults are DualPath."""
+    """What a run leaves out or limits; the defaults are DualPath.
+
+    ``layerwise``: hits are loaded and handed on layer by layer while prefill computes, and HBM holds one
+    layer of a batch's context; otherwise loads come first, hand-off after, and HBM holds all layers.
+    ``token_limit``: most tokens of a forward batch (0: no limit but the quota). ``batch_requests``: most
+    requests of an engine in it. ``fetch_s``: seconds between two fetches of a leader.
+    """
 
     layerwise: bool = True
     token_limit: int = 0
+    batch_requests: int = 64
     fetch_s: float = FETCH_S
+
+    def __post_init__(self) -> None:
+        """Refuse what no engine can do."""
+        if not 1 <= self.batch_requests <= 65536:
+            raise InputError(f"batch_requests is {self.batch_requests}; it must be 1 to 65536")
+        if not 0 <= self.token_limit <= 2**32:
+            raise InputError(f"token_limit is {self.token_limit}; it must be 0 (none) to 2^32")
+        if not 1e-6 <= self.fetch_s <= 60:
+            raise InputError(f"fetch_s is {self.fetch_s}; it must be 0.000001 to 60 seconds")
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Arrays of a run that has not begun; :attr:`run` is the kernel under the policy."""
+    """Arrays of a run that has not begun; :meth:`go` runs the kernel under the policy."""
 
     policy: Policy
-    machine: kernel.Machine
-    traffic: kernel.Traffic
-    world: kernel.World
+    sim: arrays.Sim
     state: State
-    results: kernel.Results
-    unit_of: np.ndarray
+    buffer_tokens: np.ndarray
+    """Tokens of KV-cache that each node's DRAM buffer holds, (N,)."""
     compiled: bool
 
     def bind(self, function: Function) -> Function:
@@ -80,46 +80,41 @@ class Simulation:
     def go(self, until_s: float = np.inf, most_events: int = 2**62) -> float:
         """Run on; return the simulated seconds."""
         until_ns = int(min(until_s, 4e9) * 1e9)
-        run = self.bind(kernel.run)
-        state = self.state
-        return (
-            run(
-                self.world,
-                self.machine,
-                self.traffic,
-                state.prefill,
-                state.decode,
-                state.nodes,
-                self.results,
-                self.unit_of,
-                self.policy.queues_prefill,
-                until_ns,
-                most_events,
-            )
-            / 1e9
-        )
+        return self.bind(kernel.run)(self.sim, until_ns, most_events) / 1e9
+
+    def total(self, field: int) -> float:
+        """Return one of the sums over the run, see ``state.TOTALS``."""
+        return float(self.sim.results.totals[field])
+
+    @property
+    def rows(self) -> np.ndarray:
+        """What is kept of the turns that have ended, (turns, len(state.RESULT_FIELDS))."""
+        return self.sim.results.rows[: int(self.total(arrays.TURNS))]
+
+    @property
+    def ended(self) -> bool:
+        """Whether every agent is done."""
+        return self.total(arrays.AGENTS_ENDED) >= len(self.sim.traffic.first)
 
 
-def traffic_of(
-    workload: Workload, agents: int, start_s: np.ndarray | None = None
-) -> kernel.Traffic:
-    """Return the sessions of ``agents`` agents; with more of them than sessions, sessions repeat."""
-    sessions = np.arange(agents) % workload.session_count
-    starts = np.zeros(agents) if start_s is None else start_s
+def traffic_of(workload: Workload, sessions: np.ndarray, start_s: np.ndarray) -> arrays.Traffic:
+    """Return the traffic of agents that each run one of the workload's sessions.
+
+    ``sessions``: (agents,), its number; ``start_s``: (agents,). A prompt's last token is no hit.
+    """
     whole = [
         np.ascontiguousarray(np.rint(column), dtype=np.int64)
         for column in (workload.prompt_tokens, workload.hit_tokens, workload.output_tokens)
     ]
     prompt, hit, output = whole
-    hit = np.minimum(hit, prompt - 1)  # the last prompt token is always computed
-    return kernel.Traffic(
-        prompt=prompt,
-        hit=np.maximum(hit, 0),
+    return arrays.Traffic(
+        prompt=np.maximum(prompt, 1),
+        hit=np.clip(hit, 0, np.maximum(prompt, 1) - 1),
         output=np.maximum(output, 1),
         think_ns=np.rint(workload.think_time_s * 1e9).astype(np.int64),
         first=workload.offsets[sessions].astype(np.int64),
         last=workload.offsets[sessions + 1].astype(np.int64),
-        start_ns=np.rint(starts * 1e9).astype(np.int64),
+        start_ns=np.rint(start_s * 1e9).astype(np.int64),
     )
 
 
@@ -127,17 +122,20 @@ def prepare(
     scenario: Scenario,
     settings: Settings,
     nodes: Sequence[NodeJoined],
-    traffic: kernel.Traffic,
+    traffic: arrays.Traffic,
     *,
     constants: Constants | None = None,
     switches: Switches | None = None,
-    rows: int = 0,
+    rows: int | None = None,
     compiled: bool = True,
 ) -> Simulation:
     """Return a run at its beginning: every agent asleep until it starts.
 
-    ``nodes`` and ``settings`` are those of :func:`solvers.scheduling.configure`; ``rows``: turns to keep
-    results of (0: all). Raises InputError if a turn does not fit any decode engine.
+    ``nodes`` and ``settings`` are those of :func:`solvers.scheduling.configure`; ``constants``: None
+    adds nothing to the roofline; ``rows``: turns to keep results of (None: all).
+
+    Raises InputError if a turn does not fit the decode engines, the buffers or (without layerwise
+    loading) the prefill engines, InfeasibleError if the LLM does not fit.
     """
     constants, switches = constants or Constants(), switches or Switches()
     policy = policy_named(settings.policy)
@@ -154,166 +152,286 @@ def prepare(
     groups = dict.fromkeys((node.group for node in nodes), 0)
     state = build(joined, accounts, groups, settings)
     policy.bind(placement.refresh_all, compiled=compiled)(state.prefill, state.decode, state.nodes)
-    hold = traffic.prompt + traffic.output
-    if hold.max() > state.decode.limit.max():
-        raise InputError(
-            f"a turn holds {hold.max()} tokens of KV-cache, more than the {state.decode.limit.max()} "
-            f"that the largest decode engine has room for; shorten it or raise parallelism.decode"
-        )
-    machine, unit_of = _machine(scenario, settings, state, constants, switches)
-    world = _world(state, machine, traffic, int(hold.min()))
+    most_requests = _most_requests(state, traffic)
+    machine = _machine(scenario, settings, policy, state, constants, switches, most_requests)
+    buffers = _buffers(scenario, policy, state)
+    _check_room(state, machine, buffers, traffic)
+    world, entries = _world(state, machine, traffic, buffers, switches, most_requests)
     turns = int((traffic.last - traffic.first).sum())
-    keep = turns if rows == 0 else min(rows, turns)
-    results = kernel.Results(
-        np.zeros((keep, len(kernel.RESULT_FIELDS)), dtype=np.int64), np.zeros(len(kernel.TOTALS))
+    keep = turns if rows is None else min(rows, turns)
+    results = arrays.Results(
+        np.zeros((keep, len(arrays.RESULT_FIELDS)), dtype=np.int64), np.zeros(len(arrays.TOTALS))
     )
-    return Simulation(policy, machine, traffic, world, state, results, unit_of, compiled)
+    sim = arrays.Sim(
+        world, machine, traffic, state.prefill, state.decode, state.nodes, results, entries
+    )
+    return Simulation(policy, sim, state, buffers, compiled)
+
+
+def _most_requests(state: State, traffic: arrays.Traffic) -> int:
+    """Return how many requests a decode engine can hold at most."""
+    hold = traffic.prompt + traffic.output
+    return int(min(len(traffic.first), state.decode.limit.max() // hold.min() + 1))
+
+
+def _check_room(
+    state: State, machine: arrays.Machine, buffers: np.ndarray, traffic: arrays.Traffic
+) -> None:
+    hold, prompt = int((traffic.prompt + traffic.output).max()), int(traffic.prompt.max())
+    if hold > state.decode.limit.max():
+        raise InputError(
+            f"a turn holds {hold} tokens of KV-cache, more than the {state.decode.limit.max()} that the "
+            f"largest decode engine has room for; shorten it or raise parallelism.decode"
+        )
+    if prompt > buffers.min():
+        node = state.node_names[int(buffers.argmin())]
+        raise InputError(
+            f"a prompt has {prompt} tokens of KV-cache, more than the {buffers.min()} that the DRAM "
+            f"buffer of node {node} holds; shorten it or raise the node's buffer"
+        )
+    if prompt > machine.batch_room.min():
+        raise InputError(
+            f"a prompt has {prompt} tokens of KV-cache, more than the {machine.batch_room.min()} that a "
+            f"prefill engine has HBM for; shorten it, raise parallelism.prefill or load layerwise"
+        )
+
+
+# ---- hardware ------------------------------------------------------------------------------------
 
 
 def _machine(
     scenario: Scenario,
     settings: Settings,
+    policy: Policy,
     state: State,
     constants: Constants,
     switches: Switches,
-) -> tuple[kernel.Machine, np.ndarray]:
-    named = {
-        node_name(pool, i): (pool, node)
-        for pool in (Pool.PREFILL, Pool.DECODE)
-        for i, node in enumerate(scenario.cluster.nodes(pool))
-    }
-    owners = [named[name] for name in state.node_names]
-    tables: list[list[list[tuple[float, ...]]]] = [
-        [
-            [
-                getattr(transfer_costs(scenario, pool, node, _PHASES[phase]), part)
-                for pool, node in owners
-            ]
-            for phase in range(3)
-        ]
-        for part in ("near_s", "far_s", "miss_s")
-    ]
-    columns = max(len(row) for row in tables[0][0])
-    near, far, miss = (
-        np.array([[(*row, *(0.0,) * (columns - len(row))) for row in rows] for rows in part])
-        for part in tables
-    )
+    most_requests: int,
+) -> arrays.Machine:
+    owners = _owners(scenario, state)
+    prefill = [owners[node][1] for node in state.prefill.node]
+    near, far, miss = _transfers(scenario, owners, switches.layerwise)
+    if policy.moves_nothing:
+        near, far, miss = near * 0.0, far * 0.0, miss * 0.0
+    layers = scenario.llm.layers
+    together = layers if switches.layerwise else 1  # a layer of the batch's context, or all of it
+    prefill_unit, decode_unit = _units(scenario, state)
+    weights, kinds = _weights(scenario, state, most_requests)
+    kv_s, flop_s = _request_seconds(scenario, state)
     linear_flops = float(scenario.llm.prefill_flops(0.0, 1.0).linear)
-    rates = [engine_flop_per_s(scenario, owners[n][1]) for n in state.prefill.node]
-    models = {quota_model(scenario, owners[n][1]) for n in state.prefill.node}
-    if len(models) > 1:
-        raise InputError(
-            "the prefill nodes have GPUs of different kinds; the simulator takes one attention model "
-            "for all, so give them the same GPU"
-        )
-    steps, kinds = _steps(scenario, state, constants)
-    unit_of = _units(scenario, state)
-    machine = kernel.Machine(
+    return arrays.Machine(
         near_s=near,
         far_s=far,
         miss_s=miss,
-        unit_first=np.searchsorted(unit_of, np.arange(unit_of[-1] + 2)).astype(np.int64),
-        linear_s=linear_flops / np.array(rates),
-        step_s=steps,
+        prefill_unit=prefill_unit,
+        prefill_first=_firsts(prefill_unit),
+        decode_unit=decode_unit,
+        decode_first=_firsts(decode_unit),
+        linear_s=np.array([linear_flops / engine_flop_per_s(scenario, node) for node in prefill]),
+        attention=np.array([tuple(quota_model(scenario, node)) for node in prefill]),
+        batch_room=np.array(
+            [int(hbm_tokens(scenario, Pool.PREFILL, node)) * together for node in prefill],
+            dtype=np.int64,
+        ),
+        weights_s=weights,
         step_kind=kinds,
-        kv_s=_context_seconds(scenario, state),
-        batch_s=constants.batch_s,
+        kv_s=kv_s,
+        flop_s=flop_s,
+        batch_s=constants.batch_layer_s * layers,
+        step_s=constants.step_layer_s * layers,
+        request_step_s=constants.request_layer_s * layers,
         quota_s=scenario.rules.quota_s,
         token_limit=switches.token_limit,
         layerwise=switches.layerwise,
         fetch_ns=max(1, round(switches.fetch_s * 1e9)),
         z_factor=settings.z_factor,
         block_tokens=settings.block_tokens,
-        attention=models.pop(),
+        private=policy.queues_prefill,
     )
-    return machine, unit_of
 
 
-def _units(scenario: Scenario, state: State) -> np.ndarray:
-    """Return the prefill unit of each engine: its group where experts tie the ranks, else itself."""
+def _owners(scenario: Scenario, state: State) -> list[tuple[Pool, Node]]:
+    """Return pool and hardware of each of the scheduler's nodes, in its order."""
+    named = {
+        node_name(pool, i): (pool, node)
+        for pool in (Pool.PREFILL, Pool.DECODE)
+        for i, node in enumerate(scenario.cluster.nodes(pool))
+    }
+    return [named[name] for name in state.node_names]
+
+
+def _steps_of(phase: int, layerwise: bool) -> Callable[[Step], bool]:
+    """Return which steps of the table belong to a phase of the kernel.
+
+    Loaded layer by layer, hits are also handed on layer by layer, while prefill computes.
+    """
+
+    def belongs(step: Step) -> bool:
+        generated = step.carries == (Payload.GENERATED,)
+        early = layerwise and step.phase is Phase.HAND_OFF and step.carries == (Payload.HIT,)
+        return {
+            arrays.READ: step.phase is Phase.READ,
+            arrays.LOAD: step.phase is Phase.LOAD or early,
+            arrays.MOVE: step.phase in (Phase.HAND_OFF, Phase.DECODE_START) and not early,
+            arrays.APPEND: step.phase is Phase.WRITE_BACK and not generated,
+            arrays.GENERATE: step.phase is Phase.WRITE_BACK and generated,
+        }[phase]
+
+    return belongs
+
+
+def _transfers(
+    scenario: Scenario, owners: list[tuple[Pool, Node]], layerwise: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ``near_s``, ``far_s`` and ``miss_s`` of the kernel's phases, (5, N, K) each."""
+    rest = (Payload.MISS, Payload.APPENDED, Payload.GENERATED)
+
+    def of(phase: int) -> list[Prices]:
+        keep, seen = _steps_of(phase, layerwise), {}
+        for owner in dict.fromkeys(owners):  # nodes that are alike share the work
+            seen[owner] = transfer_costs(scenario, *owner, keep, rest)
+        return [seen[owner] for owner in owners]
+
+    costs = [of(phase) for phase in range(5)]
+    columns = max(len(cost.resources) for cost in costs[0])
+
+    def table(part: str) -> np.ndarray:
+        padded = np.zeros((5, len(owners), columns))
+        for phase, row in enumerate(costs):
+            for number, cost in enumerate(row):
+                padded[phase, number, : len(cost.resources)] = getattr(cost, part)
+        return padded
+
+    return table("near_s"), table("far_s"), table("miss_s")
+
+
+def _units(scenario: Scenario, state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Return the unit of each prefill and decode engine: its group where experts tie the ranks, else
+    the engine alone.
+    """
     if scenario.llm.ffn.experts:
-        return state.prefill.group.copy()
-    return np.arange(state.prefill.tok.shape[0], dtype=np.int64)
+        return state.prefill.group.copy(), state.decode.group.copy()
+    engines = (state.prefill.tok.shape[0], state.decode.tok.shape[0])
+    alone = [np.arange(count, dtype=np.int64) for count in engines]
+    return alone[0], alone[1]
 
 
-def _steps(scenario: Scenario, state: State, constants: Constants) -> tuple[np.ndarray, np.ndarray]:
-    """Return the table of step times by kind of node and batch, without KV-cache, and kinds."""
+def _firsts(unit: np.ndarray) -> np.ndarray:
+    """Return the first engine of each unit, and the number of engines."""
+    return np.searchsorted(unit, np.arange(unit[-1] + 2)).astype(np.int64)
+
+
+def _weights(scenario: Scenario, state: State, most_requests: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds of reading the weights by kind of node and batch, and each engine's kind."""
     machines = scenario.cluster.decode
     gpus = sum(machine.gpus for machine in machines)
     distinct = list(dict.fromkeys(machines))
-    most = 1024
-    table = np.zeros((len(distinct), most))
+    table = np.zeros((len(distinct), most_requests + 1))
     for kind, machine in enumerate(distinct):
         step = decode_step(
             scenario.llm, scenario.means, machine, scenario.serving, scenario.efficiencies, gpus
         )
-        for batch in range(1, most):
-            table[kind, batch] = (
-                constants.step_s
-                + batch * constants.request_step_s
-                + step.weight_bytes(batch) / step.hbm_bytes_per_s
-            )
+        batches = np.arange(1, most_requests + 1, dtype=float)
+        table[kind, 1:] = [step.weight_bytes(batch) for batch in batches]
+        table[kind] /= step.hbm_bytes_per_s
     kind_of = {node_name(Pool.DECODE, i): distinct.index(m) for i, m in enumerate(machines)}
     kinds = [kind_of[state.node_names[node]] for node in state.decode.node]
     return table, np.array(kinds, dtype=np.int64)
 
 
-def _context_seconds(scenario: Scenario, state: State) -> np.ndarray:
-    """Return the seconds that a token of context adds to a decode step, on each decode engine."""
+def _request_seconds(scenario: Scenario, state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds that a token of context, and that a request's arithmetic, adds to a decode
+    step on each decode engine; both at the workload's mean context.
+    """
     means, tensor = scenario.means, scenario.serving.decode.tensor
     copies = scenario.llm.replication(tensor) / tensor
     context = means.prompt_tokens + 0.5 * means.output_tokens
-    per_token = means.decode_read_bytes * copies / context
-    rates = {
-        node_name(Pool.DECODE, i): m.gpu.hbm_bytes_per_s * scenario.efficiencies.hbm
-        for i, m in enumerate(scenario.cluster.decode)
-    }
-    return np.array([per_token / rates[state.node_names[node]] for node in state.decode.node])
+    owners = _owners(scenario, state)
+    nodes = [owners[node][1] for node in state.decode.node]
+    efficiencies, dtype = scenario.efficiencies, scenario.llm.compute_dtype
+    read = means.decode_read_bytes * copies / context
+    flops = means.decode_flops / tensor
+    return (
+        np.array([read / (node.gpu.hbm_bytes_per_s * efficiencies.hbm) for node in nodes]),
+        np.array(
+            [flops / (node.gpu.flop_per_s(dtype) * efficiencies.decode_mfu) for node in nodes]
+        ),
+    )
+
+
+def _buffers(scenario: Scenario, policy: Policy, state: State) -> np.ndarray:
+    """Return the tokens of KV-cache that each node's DRAM buffer holds."""
+    token = scenario.llm.kv_bytes_per_token(scenario.serving.kv_dtype)
+    found = [
+        _UNLIMITED
+        if node.buffer_bytes is None or policy.moves_nothing
+        else int(node.buffer_bytes / token)
+        for _, node in _owners(scenario, state)
+    ]
+    return np.array(found, dtype=np.int64)
+
+
+# ---- the empty world -----------------------------------------------------------------------------
 
 
 def _world(
-    state: State, machine: kernel.Machine, traffic: kernel.Traffic, least_hold: int
-) -> kernel.World:
+    state: State,
+    machine: arrays.Machine,
+    traffic: arrays.Traffic,
+    buffers: np.ndarray,
+    switches: Switches,
+    most_requests: int,
+) -> tuple[arrays.World, np.ndarray]:
     agents = len(traffic.first)
     nodes, columns = machine.near_s.shape[1:]
     engines_p, engines_d = state.prefill.tok.shape[0], state.decode.tok.shape[0]
+    groups_p, groups_d = state.prefill.group_tok.shape[0], state.decode.group_tok.shape[0]
+    units_p, units_d = len(machine.prefill_first) - 1, len(machine.decode_first) - 1
+    entries = kernel.first_entries(nodes, units_p, groups_p, groups_d, units_d)
+    heap = min(agents, most_requests * int(np.diff(machine.decode_first).max())) + 1
+    order = np.lexsort((np.arange(agents), traffic.start_ns))  # a sorted array is a heap
+    times = np.full(entries[arrays.ALL_ENTRIES], NEVER, dtype=np.int64)
+    leaders = groups_p + groups_d  # which are not in step with each other
+    first = entries[arrays.PREFILL_LEADER_ENTRY]
+    times[first : first + leaders] = np.arange(1, leaders + 1) * machine.fetch_ns // leaders
+    times[entries[arrays.SLEEP_ENTRY]] = traffic.start_ns[order[0]]
 
     def ints(*shape: int) -> np.ndarray:
         return np.zeros(shape, dtype=np.int64)
 
-    def queues(count: int) -> kernel.Queues:
-        return kernel.Queues(ints(count), ints(count), ints(count))
+    def queues(count: int) -> arrays.Queues:
+        return arrays.Queues(ints(count), ints(count), ints(count))
 
-    batch = int(min(agents, state.decode.limit.max() // least_hold)) + 1
-    order = np.lexsort((np.arange(agents), traffic.start_ns))  # a sorted array is a heap
-    entries = kernel.first_entries(machine, state.prefill, state.decode, state.nodes)
-    times = np.full(entries[7], NEVER, dtype=np.int64)
-    groups = entries[4] - entries[2]
-    ticks = np.arange(1, groups + 1) * machine.fetch_ns // groups
-    times[entries[2] : entries[4]] = ticks  # leaders are not in step with each other
-    times[entries[6]] = traffic.start_ns[order[0]]
-    table = ints(agents, len(kernel.AGENT_FIELDS))
-    table[:, kernel.TURN] = traffic.first
-    return kernel.World(
+    table = ints(agents, len(arrays.AGENT_FIELDS))
+    table[:, arrays.TURN] = traffic.first
+    world = arrays.World(
         agents=table,
-        prefill_queues=queues(state.prefill.group_tok.shape[0] + 1),
-        decode_queues=queues(state.decode.group_tok.shape[0] + 1),
+        prefill_queues=queues(groups_p + 1),
+        decode_queues=queues(groups_d + 1),
+        buffer_queues=queues(nodes),
         read_queues=queues(nodes),
         ready_queues=queues(engines_p),
         move_queues=queues(nodes),
+        buffer_free=buffers.copy(),
         in_batch=ints(engines_p),
         busy_ns=np.zeros((nodes, columns)),
         work_s=np.zeros((nodes, columns + 1)),
-        progress=np.zeros(engines_d),
-        since_ns=ints(engines_d),
+        progress=np.zeros(units_d),
+        since_ns=ints(units_d),
+        decoding=ints(units_d),
+        slowest_s=np.zeros(units_d),
+        engine_step_s=np.zeros(engines_d),
         running=ints(engines_d),
         context=np.zeros(engines_d),
-        end_steps=np.zeros((engines_d, batch)),
-        end_agents=ints(engines_d, batch),
+        end_steps=np.zeros((units_d, heap)),
+        end_agents=ints(units_d, heap),
         agenda=tree_of(times),
         sleep_ns=traffic.start_ns[order].copy(),
         sleepers=order.astype(np.int64),
         sleeping=np.array([agents], dtype=np.int64),
+        cached=ints(switches.batch_requests),
+        left=ints(switches.batch_requests),
         offered=ints(5, min(agents, _MOST_OFFERED)),
         placed=ints(min(agents, _MOST_OFFERED), 7),
     )
+    return world, entries

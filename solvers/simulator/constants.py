@@ -1,0 +1,40 @@
+"""The efficiency constants: what a serving engine adds to the roofline, the same for every LLM."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+
+from dualpath_model.errors import InputError
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the paper does not give, in seconds per layer of the LLM; 0 is the bare roofline.
+
+    ``batch_layer_s``: of a prefill forward batch, whatever its tokens (launches, all-to-alls, waiting).
+    ``step_layer_s``: of a decode step. ``request_layer_s``: what each running request of an engine adds
+    to a decode step beside its KV-cache.
+    """
+
+    batch_layer_s: float = 0.0
+    step_layer_s: float = 0.0
+    request_layer_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time."""
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and 0 <= value <= 60):
+                raise InputError(f"constants.{name} is {value}; it must be 0 to 60 seconds")
+
+
+@cache
+def fitted() -> Constants:
+    """Return the constants of ``constants.yaml``, which says how they came about."""
+    import yaml
+
+    text = resources.files("solvers.simulator").joinpath("constants.yaml").read_text()
+    found = yaml.safe_load(text)
+    return Constants(**{name: float(found[name]) for name in asdict(Constants())})
