@@ -49,8 +49,8 @@ class Simulated:
     """What a run shows. Times in seconds; spreads are over the turns that ended after the warm-up.
 
     ``jct_s``: first submission to the last end. ``ttft_s``: submission of a turn to its first token;
-    its parts: ``scheduling_s`` until both engines are chosen, ``allocating_s`` until there is room in the
-    buffers, ``reading_s`` until the hits are in memory, ``prefill_s`` until the first token.
+    its parts: ``scheduling_s`` until both engines are chosen, ``allocating_s`` until buffers have room,
+    ``reading_s`` until the hits are in memory, ``prefill_s`` until the first token.
     ``ttst_s``: first to second token, hand-off and decode start included. ``tpot_s``: mean gap of a
     turn's later tokens. ``agent_s``: an agent's own time, start to end. ``snic_max_over_mean``: of the
     tokens that the storage NICs read. ``working_set_bytes``: mean KV-cache that agents come back to, 0

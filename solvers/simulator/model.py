@@ -43,12 +43,13 @@ class Switches:
 
     ``layerwise``: hits are loaded and handed on layer by layer while prefill computes, and HBM holds one
     layer of a batch's context; otherwise loads come first, hand-off after, and HBM holds all layers.
-    ``token_limit``: most tokens of a forward batch (0: no limit but the quota). ``batch_requests``: most
+    ``token_limit``: most tokens of a forward batch of an engine (0: no limit but the quota); the default is
+    SGLang's chunked prefill size on such GPUs. ``batch_requests``: most
     requests of an engine in it. ``fetch_s``: seconds between two fetches of a leader.
     """
 
     layerwise: bool = True
-    token_limit: int = 0
+    token_limit: int = 8192
     batch_requests: int = 64
     fetch_s: float = FETCH_S
 
