@@ -144,7 +144,8 @@ def block_or_end(sim: Sim, unit: int, now: int) -> int:
     prompt, output = traffic.prompt[turn], traffic.output[turn]
     generated, block = world.agents[agent, GENERATED], sim.machine.block_tokens
     if (prompt + generated) % block == 0 and generated <= output:
-        use(sim, GENERATE, sim.decode.node[engine], 0, 0, block, now)
+        number = sim.prefill.tok.shape[0] + engine
+        use(sim, GENERATE, sim.decode.node[engine], number, 0, 0, block, now)
         sim.results.totals[WRITTEN_TOKENS] += block
     if generated < output:
         world.context[engine] += block

@@ -11,7 +11,7 @@ from dualpath_model.cluster import Node
 from dualpath_model.compilation import Function
 from dualpath_model.errors import InputError
 from dualpath_model.loads import decode_step
-from dualpath_model.paths import Payload, Phase, Pool, Step
+from dualpath_model.paths import Payload, Phase, Pool, Resource, Step
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler import placement
 from dualpath_model.scheduler.events import NodeJoined, Prices, Settings
@@ -21,6 +21,7 @@ from dualpath_model.scheduler.setup import (
     engine_flop_per_s,
     hbm_tokens,
     node_name,
+    parallelism,
     quota_model,
     transfer_costs,
 )
@@ -224,6 +225,7 @@ def _machine(
         near_s=near,
         far_s=far,
         miss_s=miss,
+        own=_own(scenario, state),
         prefill_unit=prefill_unit,
         prefill_first=_firsts(prefill_unit),
         decode_unit=decode_unit,
@@ -304,6 +306,21 @@ def _transfers(
         return padded
 
     return table("near_s"), table("far_s"), table("miss_s")
+
+
+def _own(scenario: Scenario, state: State) -> np.ndarray:
+    """Return how many engines share a node's compute NICs, each its own GPUs' part, (N, K).
+
+    0 for other resources, and where storage traffic, which is no engine's, is on the same NICs.
+    """
+    rows = []
+    for pool, node in _owners(scenario, state):
+        engines = node.gpus // parallelism(scenario, pool).tensor
+        names = transfer_costs(scenario, pool, node).resources
+        mine = {Resource.CNIC, Resource.HOST_LINK} if not node.shares_nic else set()
+        rows.append([engines if name.split()[0] in mine else 0 for name in names])
+    columns = max(map(len, rows))
+    return np.array([row + [0] * (columns - len(row)) for row in rows], dtype=np.int64)
 
 
 def _units(scenario: Scenario, state: State) -> tuple[np.ndarray, np.ndarray]:
@@ -416,6 +433,7 @@ def _world(
         buffer_free=buffers.copy(),
         in_batch=ints(engines_p),
         busy_ns=np.zeros((nodes, columns)),
+        own_busy_ns=np.zeros((engines_p + engines_d, columns)),
         work_s=np.zeros((nodes, columns + 1)),
         progress=np.zeros(units_d),
         since_ns=ints(units_d),

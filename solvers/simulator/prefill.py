@@ -158,7 +158,8 @@ def first_token(sim: Sim, agent: int, now: int) -> None:
     add_transfers(sim.prefill, sim.decode, sim.nodes, node, other, here, there, prompt - hit, -1)
     end = int(use_both(sim, MOVE, agent, prompt - hit, now)) + 1
     stored = ((prompt + 1) // block - hit // block) * block
-    use(sim, APPEND, other, 0, 0, stored, now)
+    engine = sim.prefill.tok.shape[0] + agents[agent, DECODE]
+    use(sim, APPEND, other, engine, 0, 0, stored, now)
     sim.results.totals[WRITTEN_TOKENS] += stored
     if here > 0:
         give_room_back(sim, node, here, now)

@@ -29,6 +29,9 @@ class Machine(NamedTuple):
     """The same where the other side reads it, (5, N, K)."""
     miss_s: FloatArray
     """Seconds a token takes that is not a hit, (5, N, K)."""
+    own: IntArray
+    """Engines that have a share of a node's resource to themselves (a GPU's NICs), 0 where all engines
+    share it (DRAM), (N, K)."""
     prefill_unit: IntArray
     """Unit of each prefill engine, (Ep,)."""
     prefill_first: IntArray
@@ -230,7 +233,9 @@ class World(NamedTuple):
     in_batch: IntArray
     """Requests of each prefill engine in the batch that runs, (Ep,)."""
     busy_ns: FloatArray
-    """When each resource of a node has done what it has been given, (N, K)."""
+    """When each resource that a node's engines share has done what it has been given, (N, K)."""
+    own_busy_ns: FloatArray
+    """The same of the shares that engines have to themselves, prefill engines first, (Ep + Ed, K)."""
     work_s: FloatArray
     """Seconds of work that each resource has been given, (N, K + 1); the last column: storage NIC."""
     progress: FloatArray

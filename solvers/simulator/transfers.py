@@ -1,8 +1,8 @@
 """Moving KV-cache: a node's resources, its storage NIC, its DRAM buffer.
 
-A resource (compute NIC, host link, DRAM, storage NIC out) serves what it is given in the order of
-asking, at its whole rate; a move is done when every resource that it passes has done its part. The
-storage NIC reads one request after the other. A buffer gives room in the order of asking.
+A resource (DRAM, host link, storage NIC out) serves what it is given in the order of asking, at its
+whole rate; of the compute NICs each engine has its GPUs' own. A move is done when every resource that it
+passes has done its part. The storage NIC reads one request after the other. A buffer gives room in the order of asking.
 """
 
 from __future__ import annotations
@@ -33,8 +33,13 @@ from solvers.simulator.state import (
 
 
 @compilable
-def use(sim: Sim, phase: int, node: int, near: int, far: int, miss: int, now: int) -> float:
-    """Give a node's resources the work of tokens passing in a phase; return when all have done it."""
+def use(
+    sim: Sim, phase: int, node: int, engine: int, near: int, far: int, miss: int, now: int
+) -> float:
+    """Give a node's resources the work of tokens passing in a phase; return when all have done it.
+
+    ``engine``: whose tokens they are, prefill engines first, -1 for none: they pass its own NICs.
+    """
     world, machine = sim.world, sim.machine
     end = float(now)
     for column in range(world.busy_ns.shape[1]):
@@ -45,9 +50,15 @@ def use(sim: Sim, phase: int, node: int, near: int, far: int, miss: int, now: in
         )
         if work_s > 0.0:
             world.work_s[node, column] += work_s
-            start = max(world.busy_ns[node, column], float(now))
-            world.busy_ns[node, column] = start + work_s * SECOND
-            end = max(end, world.busy_ns[node, column])
+            own = machine.own[node, column]
+            if own > 0 and engine >= 0:
+                start = max(world.own_busy_ns[engine, column], float(now))
+                done = start + work_s * own * SECOND
+                world.own_busy_ns[engine, column] = done
+            else:
+                done = max(world.busy_ns[node, column], float(now)) + work_s * SECOND
+                world.busy_ns[node, column] = done
+            end = max(end, done)
     return end
 
 
@@ -56,10 +67,10 @@ def use_both(sim: Sim, phase: int, agent: int, miss: int, now: int) -> float:
     """Give the resources of a request's two nodes the work of a phase; return when all have done it."""
     agents = sim.world.agents
     here, there = agents[agent, ON_PREFILL], agents[agent, ON_DECODE]
-    first = sim.prefill.node[agents[agent, PREFILL]]
-    second = sim.decode.node[agents[agent, DECODE]]
-    end = use(sim, phase, first, here, there, miss, now)
-    return max(end, use(sim, phase, second, there, here, miss, now))
+    first, second = agents[agent, PREFILL], agents[agent, DECODE]
+    end = use(sim, phase, sim.prefill.node[first], first, here, there, miss, now)
+    other = sim.prefill.tok.shape[0] + second
+    return max(end, use(sim, phase, sim.decode.node[second], other, there, here, miss, now))
 
 
 # ---- buffers -------------------------------------------------------------------------------------
@@ -86,7 +97,9 @@ def ask_for_prefill_room(sim: Sim, agent: int, now: int) -> None:
     world = sim.world
     node = sim.prefill.node[world.agents[agent, PREFILL]]
     tokens = world.agents[agent, ON_PREFILL]
-    if world.buffer_queues.length[node] == 0 and world.buffer_free[node] >= tokens:
+    if tokens == 0:
+        queue_reads(sim, agent, now)
+    elif world.buffer_queues.length[node] == 0 and world.buffer_free[node] >= tokens:
         world.buffer_free[node] -= tokens
         queue_reads(sim, agent, now)
     else:
@@ -150,7 +163,7 @@ def start_read(sim: Sim, node: int, tokens: int, now: int) -> None:
     """The head of a read queue is read: as fast as the storage NIC, and the memory behind it, allow."""
     seconds = tokens / sim.nodes.read_rate[node]
     sim.world.work_s[node, sim.world.work_s.shape[1] - 1] += seconds
-    end = max(now + seconds * SECOND, use(sim, READ, node, tokens, 0, 0, now))
+    end = max(now + seconds * SECOND, use(sim, READ, node, -1, tokens, 0, 0, now))
     set_time(sim.world.agenda, sim.entries[NIC_ENTRY] + node, int(end) + 1)
 
 
