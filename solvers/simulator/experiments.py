@@ -14,12 +14,13 @@ from dualpath_model.errors import InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.setup import node_name, transfer_costs
+from dualpath_model.workload import Workload
 from solvers.scheduling import configure
 from solvers.simulator import laws
 from solvers.simulator import state as arrays
 from solvers.simulator.arrivals import arrivals
 from solvers.simulator.constants import Constants, fitted
-from solvers.simulator.model import Simulation, Switches, prepare, traffic_of
+from solvers.simulator.model import Simulation, Switches, prepare, traffic_of, whole_ns
 from solvers.simulator.series import Series
 from solvers.spread import spread
 
@@ -153,9 +154,9 @@ def execute(
     Raises InputError for bad numbers, InfeasibleError where the scenario cannot be served.
     """
     _check(agents, until_s, warmup_s, sample_s)
+    _check_memory(scenario.workload, agents)
     sessions, starts = arrivals(scenario.workload, agents, rate_aps, seed)
     traffic = traffic_of(scenario.workload, sessions, starts)
-    _check_memory(traffic)
     settings, nodes = configure(scenario, policy)
     run = prepare(
         scenario,
@@ -187,23 +188,24 @@ def _go(
 ) -> tuple[float, bool]:
     """Run in pieces; return the simulated seconds, and whether Ctrl-C ended it."""
     turns = float((run.sim.traffic.last - run.sim.traffic.first).sum())
-    now_s = 0.0
-    sample_at = math.inf if sample_s is None else sample_s
+    until_ns, now_ns = whole_ns(until_s), 0
+    every_ns = until_ns if sample_s is None else max(1, whole_ns(sample_s))
+    sample_ns = every_ns
     try:
-        while now_s < until_s and not run.ended:
-            stop_s = min(until_s, sample_at)
-            now_s = run.go(stop_s, _EVENTS_AT_ONCE)
-            if sample_s is not None and now_s >= sample_at:
+        while now_ns < until_ns and not run.ended:
+            now_ns = run.go_ns(min(until_ns, sample_ns), _EVENTS_AT_ONCE)
+            now_s = now_ns / arrays.SECOND
+            if sample_s is not None and now_ns >= sample_ns:
                 series.sample(run, now_s)
-                sample_at += sample_s
+                sample_ns += every_ns
                 if hopeless is not None and hopeless(run):
                     break
             if progress is not None:
-                done = max(run.total(arrays.TURNS) / turns, now_s / until_s)
+                done = max(run.total(arrays.TURNS) / turns, now_ns / until_ns)
                 progress(min(1.0, done), now_s, int(run.total(arrays.TURNS)))
     except KeyboardInterrupt:
-        return now_s, True
-    return now_s, False
+        return now_ns / arrays.SECOND, True
+    return now_ns / arrays.SECOND, False
 
 
 def _check(agents: int, until_s: float, warmup_s: float, sample_s: float | None) -> None:
@@ -217,10 +219,9 @@ def _check(agents: int, until_s: float, warmup_s: float, sample_s: float | None)
         raise InputError(f"sample is {sample_s} s; it must be above 0")
 
 
-def _check_memory(traffic: arrays.Traffic) -> None:
+def _check_memory(workload: Workload, agents: int) -> None:
     """Refuse a run whose results would not fit the memory that is free."""
-    turns = int((traffic.last - traffic.first).sum())
-    agents = len(traffic.first)
+    turns = int(agents * workload.turns / workload.session_count)
     needed = turns * _BYTES_PER_TURN + agents * _BYTES_PER_AGENT
     free = psutil.virtual_memory().available
     if needed > free:

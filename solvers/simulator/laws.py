@@ -19,7 +19,7 @@ def check(run: Simulation, end_s: float) -> None:
 
     1. A turn's times are in order. 2. The storage NICs have read what the ended turns hit, and no more
     than was ordered. 3. What the ended turns appended and generated is stored, in whole blocks. 4. No
-    resource has worked more than the time that it was given. 5. Little's law: the summed time of the
+    resource has done more work than it had time for. 5. Little's law: the summed time of the
     turns inside is the integral of their number. 6. When every agent is done, every account is empty:
     the scheduler's, the buffers', the engines'.
     """
@@ -67,9 +67,11 @@ def _blocks_stored(run: Simulation, rows: np.ndarray) -> None:
 
 def _resources_in_time(run: Simulation, end_s: float) -> None:
     world = run.sim.world
-    shared = run.sim.machine.own == 0
+    own = run.sim.machine.own
     given_ns = world.work_s[:, :-1] * arrays.SECOND
-    if ((given_ns > world.busy_ns * (1 + _ROUNDING) + 1) & shared).any():
+    time_ns = np.where(own > 0, _own_time_ns(run), world.busy_ns)
+    time_ns = np.where(own > 0, time_ns / np.maximum(own, 1) + world.busy_ns, time_ns)
+    if (given_ns > time_ns * (1 + _ROUNDING) + 1).any():
         raise ConservationError("a resource did more work than it had time for")
     agents, nodes = world.agents, run.sim.nodes
     for node, nic_s in enumerate(world.work_s[:, -1]):
@@ -80,6 +82,14 @@ def _resources_in_time(run: Simulation, end_s: float) -> None:
             last_s = float(tokens / nodes.read_rate[node])
         if nic_s - last_s > end_s * (1 + _ROUNDING):
             raise ConservationError(f"storage NIC {node} read for {nic_s} s of {end_s} s")
+
+
+def _own_time_ns(run: Simulation) -> np.ndarray:
+    """Return the time that a node's engines had for the work on their own NICs, all together, (N, K)."""
+    sim = run.sim
+    total = np.zeros_like(sim.world.busy_ns)
+    np.add.at(total, np.concatenate((sim.prefill.node, sim.decode.node)), sim.world.own_busy_ns)
+    return total
 
 
 def _little(run: Simulation, rows: np.ndarray) -> None:
@@ -107,7 +117,11 @@ def _nothing_left(run: Simulation) -> None:
         "requests decoding": sim.world.decoding,
         "requests running": sim.world.running,
         "requests ready": sim.world.ready_queues.length,
+        "requests in a forward batch": sim.world.in_batch,
         "requests waiting for a buffer": sim.world.buffer_queues.length,
+        "requests waiting for a storage NIC": sim.world.read_queues.length,
+        "requests moving to a decode engine": sim.world.move_queues.length,
+        "tokens left in buffers": run.buffer_tokens - sim.world.buffer_free,
     }
     for name, account in accounts.items():
         if account.any():

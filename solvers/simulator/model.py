@@ -36,6 +36,7 @@ FETCH_S = 0.05
 """How often a group's leader fetches."""
 _MOST_OFFERED = 4096
 _UNLIMITED = 2**60
+_MOST_S = 4e9
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Switches:
 
     ``layerwise``: hits are loaded and handed on layer by layer while prefill computes, and HBM holds one
     layer of a batch's context; otherwise loads come first, hand-off after, and HBM holds all layers.
-    ``token_limit``: most tokens of a forward batch of an engine (0: no limit but the quota); the default is
-    SGLang's chunked prefill size on such GPUs. ``batch_requests``: most
-    requests of an engine in it. ``fetch_s``: seconds between two fetches of a leader.
+    ``token_limit``: most tokens of a forward batch of an engine (0: no limit); the default is
+    SGLang's chunked prefill size on such GPUs. ``batch_requests``: most requests of an engine in it.
+    ``fetch_s``: seconds between two fetches of a leader.
     """
 
     layerwise: bool = True
@@ -81,8 +82,11 @@ class Simulation:
 
     def go(self, until_s: float = np.inf, most_events: int = 2**62) -> float:
         """Run on; return the simulated seconds."""
-        until_ns = int(min(until_s, 4e9) * 1e9)
-        return self.bind(kernel.run)(self.sim, until_ns, most_events) / 1e9
+        return self.go_ns(whole_ns(until_s), most_events) / arrays.SECOND
+
+    def go_ns(self, until_ns: int, most_events: int = 2**62) -> int:
+        """Run on; return the simulated nanoseconds: ``until_ns``, or less where events ran out."""
+        return int(self.bind(kernel.run)(self.sim, until_ns, most_events))
 
     def total(self, field: int) -> float:
         """Return one of the sums over the run, see ``state.TOTALS``."""
@@ -97,6 +101,11 @@ class Simulation:
     def ended(self) -> bool:
         """Whether every agent is done."""
         return self.total(arrays.AGENTS_ENDED) >= len(self.sim.traffic.first)
+
+
+def whole_ns(seconds: float) -> int:
+    """Return a time as the kernel counts it, at most a century."""
+    return round(min(seconds, _MOST_S) * arrays.SECOND)
 
 
 def traffic_of(workload: Workload, sessions: np.ndarray, start_s: np.ndarray) -> arrays.Traffic:

@@ -2,7 +2,8 @@
 
 A resource (DRAM, host link, storage NIC out) serves what it is given in the order of asking, at its
 whole rate; of the compute NICs each engine has its GPUs' own. A move is done when every resource that it
-passes has done its part. The storage NIC reads one request after the other. A buffer gives room in the order of asking.
+passes has done its part. The storage NIC reads one request after the other. A buffer gives room in the
+order of asking.
 """
 
 from __future__ import annotations

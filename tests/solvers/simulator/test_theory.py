@@ -7,13 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from solvers.simulator import kernel
-from tests.solvers.simulator.bare import column, go, simulation, traffic
+from solvers.simulator import laws
+from solvers.simulator.model import Simulation
+from solvers.simulator.state import MOVE, TURNS
+from tests.solvers.simulator.bare import SCALE, column, go, simulation, traffic
 
 pytestmark = pytest.mark.slow  # compiled, so no lines to count
 
 AGENTS = 100_000
 SEEDS = range(6)
+Draw = Callable[[np.random.Generator], np.ndarray]
 
 
 def agrees(measure: Callable[[int], float], expected: float) -> None:
@@ -29,39 +32,52 @@ def poisson(rate: float, rng: np.random.Generator) -> np.ndarray:
     return np.cumsum(rng.exponential(1.0 / rate, AGENTS))
 
 
-def reading(
-    load: float, draw: Callable[[np.random.Generator], np.ndarray]
-) -> Callable[[int], float]:
-    """Mean sojourn in a storage NIC that does one unit of work a second."""
-
-    def measure(seed: int) -> float:
-        rng = np.random.default_rng(seed)
-        made = simulation(traffic(poisson(load, rng), read=draw(rng)), read_rate=1.0)
-        go(made)
-        return float((column(made, "read") - column(made, "placed")).mean())
-
-    return measure
+def stay(made: Simulation, begins: str, ends: str) -> float:
+    go(made)
+    return float((column(made, ends) - column(made, begins)).mean())
 
 
-@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
-def test_a_storage_nic_is_an_m_m_1_queue(load: float) -> None:
-    """Mean sojourn 1 / (mu - lambda)."""
-    agrees(reading(load, lambda rng: rng.exponential(1.0, AGENTS)), 1 / (1 - load))
-
-
-@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
-def test_a_storage_nic_is_an_m_d_1_queue(load: float) -> None:
-    """Pollaczek-Khinchine: mean wait rho / (2 (1 - rho)) services."""
-    agrees(reading(load, lambda rng: np.ones(AGENTS)), 1 + load / (2 * (1 - load)))
-
-
-SHAPES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+SHAPES: dict[str, Draw] = {
     "exponential": lambda rng: rng.exponential(1.0, AGENTS),
     "deterministic": lambda rng: np.ones(AGENTS),
     "hyperexponential": lambda rng: rng.exponential(
         np.where(rng.random(AGENTS) < 0.1, 5.5, 0.5), AGENTS
     ),
 }
+SECOND_MOMENT = {
+    "exponential": 2.0,
+    "deterministic": 1.0,
+    "hyperexponential": 2 * (0.1 * 5.5**2 + 0.9 * 0.5**2),
+}
+FIRST_COME = [
+    *((load, shape) for shape in ("exponential", "deterministic") for load in (0.3, 0.6, 0.8)),
+    (0.5, "hyperexponential"),
+]
+
+
+def pollaczek_khinchine(load: float, shape: str) -> float:
+    """Mean sojourn of M/G/1 in services: M/M/1 is 1 / (1 - rho), M/D/1 waits half as long."""
+    return 1 + load * SECOND_MOMENT[shape] / (2 * (1 - load))
+
+
+@pytest.mark.parametrize(("load", "shape"), FIRST_COME)
+def test_a_storage_nic_is_an_m_g_1_queue(load: float, shape: str) -> None:
+    def measure(seed: int) -> float:
+        rng = np.random.default_rng(seed)
+        made = simulation(traffic(poisson(load, rng), read=SHAPES[shape](rng)), read_rate=1.0)
+        return stay(made, "allocated", "read")
+
+    agrees(measure, pollaczek_khinchine(load, shape))
+
+
+@pytest.mark.parametrize(("load", "shape"), [(0.7, "exponential"), (0.7, "deterministic")])
+def test_a_prefill_engine_that_batches_nothing_is_an_m_g_1_queue(load: float, shape: str) -> None:
+    def measure(seed: int) -> float:
+        rng = np.random.default_rng(seed)
+        work = traffic(poisson(load, rng), prefill=SHAPES[shape](rng))
+        return stay(simulation(work, prefilling=1.0, alone=True), "read", "first_token")
+
+    agrees(measure, pollaczek_khinchine(load, shape))
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))
@@ -72,8 +88,7 @@ def test_a_decode_engine_is_an_m_g_1_processor_sharing_queue(shape: str, load: f
     def measure(seed: int) -> float:
         rng = np.random.default_rng(seed)
         made = simulation(traffic(poisson(load, rng), decode=SHAPES[shape](rng)), sharing=1.0)
-        go(made)
-        return float((column(made, "ended") - column(made, "admitted")).mean())
+        return stay(made, "admitted", "ended")
 
     agrees(measure, 1 / (1 - load))
 
@@ -90,7 +105,7 @@ def test_a_closed_network_of_two_stations(customers: int) -> None:
         work = traffic(np.zeros(customers), read=read, decode=decode, turns=turns)
         made = simulation(work, read_rate=1.0, sharing=1.0)
         go(made, seconds)
-        return float(made.results.totals[kernel.TURNS]) / seconds
+        return made.total(TURNS) / seconds
 
     lengths = [0.0, 0.0]
     expected = 0.0
@@ -101,11 +116,36 @@ def test_a_closed_network_of_two_stations(customers: int) -> None:
     agrees(measure, expected)
 
 
+READING, PREFILL, MOVING = 1.0, 0.5, 0.25
+
+
+@pytest.mark.parametrize(
+    ("side", "cycle"),
+    [
+        (None, READING),  # stages overlap: the slowest sets the pace
+        (0, READING + PREFILL),  # held until the first token
+        (1, READING + PREFILL + MOVING),  # held until the KV-cache is in HBM
+    ],
+)
+def test_a_buffer_of_one_request_serves_one_at_a_time(side: int | None, cycle: float) -> None:
+    """``side``: the node (0 prefill, 1 decode) whose buffer holds a single request."""
+    agents, turns = 4, 50
+    work = traffic(np.zeros(agents), read=np.full(agents * turns, READING), turns=turns)
+    moving = np.zeros_like(simulation(work).sim.machine.near_s)
+    moving[MOVE, 1, 0] = MOVING / SCALE
+    made = simulation(work, read_rate=1.0, batch_s=PREFILL, far_s=moving)
+    if side is not None:
+        made.sim.world.buffer_free[side] = made.buffer_tokens[side] = work.prompt.max()
+    go(made)
+    pace = np.diff(column(made, "ended"))
+    assert pace == pytest.approx(np.full(agents * turns - 1, cycle), abs=1e-7)
+
+
 def test_without_load_every_stage_takes_its_own_time() -> None:
     work = traffic(np.array([0.0]), read=np.array([2.0]), decode=np.array([3.0]))
     made = simulation(work, read_rate=1.0, sharing=1.0, batch_s=0.5)
     go(made)
-    assert column(made, "read") - column(made, "placed") == pytest.approx(2.0, abs=1e-6)
+    assert column(made, "read") - column(made, "allocated") == pytest.approx(2.0, abs=1e-6)
     assert column(made, "first_token") - column(made, "read") == pytest.approx(0.5, abs=1e-6)
     assert column(made, "ended") - column(made, "admitted") == pytest.approx(3.0, abs=1e-5)
 
@@ -116,9 +156,10 @@ def test_little_s_law_and_conservation() -> None:
     work = rng.exponential(1.0, AGENTS)
     made = simulation(traffic(poisson(0.7, rng), read=work), read_rate=1.0)
     end = go(made)
+    laws.check(made, end)
     time_in = column(made, "ended") - column(made, "submitted")
     events = np.concatenate((column(made, "submitted"), column(made, "ended")))
     change = np.concatenate((np.ones(AGENTS), -np.ones(AGENTS)))[np.argsort(events, kind="stable")]
     inside = np.cumsum(change)[:-1] @ np.diff(np.sort(events))
     assert inside / end == pytest.approx(AGENTS / end * time_in.mean(), rel=1e-9)
-    assert made.world.work_s[:, -1].sum() == pytest.approx(work.sum(), rel=1e-6)
+    assert made.sim.world.work_s[:, -1].sum() == pytest.approx(work.sum(), rel=1e-6)

@@ -1,0 +1,237 @@
+"""The highest rate of agents that meets the SLO: bisection, once for each seed, with an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from dualpath_model.errors import InfeasibleError, InputError
+from dualpath_model.scenario import Scenario
+from solvers import planner
+from solvers.simulator.constants import Constants
+from solvers.simulator.experiments import Simulated, execute
+from solvers.simulator.model import Simulation, Switches
+
+Statistic = Literal["mean", "p50", "p90", "p99"]
+_SAMPLE_S = 20.0
+_OVERLOADED = 5.0
+"""A run stops when so many times the requests wait that a TTFT at the SLO would leave waiting."""
+_LEAST_SHARE = 1e-3  # of the LP's rate: below it no rate is looked for
+_NEIGHBOUR = 1.06  # the rates of two seeds differ by less, mostly
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One run of the search. ``ttft_s`` and ``tpot_s`` are inf where it was stopped as overloaded."""
+
+    seed: int
+    rate_aps: float
+    ttft_s: float
+    tpot_s: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The highest rate within the SLO: the mean over the seeds and its 95 % interval.
+
+    ``rates_aps``: one for each seed, for paired comparisons between policies (the seeds give the same
+    agents at the same relative times). ``limit``: what fails first above it, "ttft" or "tpot".
+    """
+
+    policy: str
+    statistic: str
+    slo_ttft_s: float
+    slo_tpot_s: float
+    rate_aps: float
+    low_aps: float
+    high_aps: float
+    turns_per_s: float
+    limit: str
+    rates_aps: tuple[float, ...]
+    warmup_s: float
+    measure_s: float
+    probes: tuple[Probe, ...]
+    interrupted: bool = False
+
+
+def interval(values: list[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the mean of independent values and half the width of its confidence interval (Student).
+
+    Of one value the half width is nan: one run says nothing of the spread.
+    """
+    from scipy.stats import t
+
+    column = np.asarray(values, dtype=float)
+    if len(column) < 2:
+        return float(column.mean()), math.nan
+    error = float(column.std(ddof=1) / math.sqrt(len(column)))
+    return float(column.mean()), error * float(t.ppf(0.5 + confidence / 2, len(column) - 1))
+
+
+def capacity(
+    scenario: Scenario,
+    policy: str = "dualpath",
+    *,
+    statistic: Statistic = "mean",
+    replications: int = 3,
+    first_seed: int = 0,
+    warmup_s: float = 3600.0,
+    measure_s: float = 3600.0,
+    tolerance: float = 0.01,
+    constants: Constants | None = None,
+    switches: Switches | None = None,
+    compiled: bool = True,
+    progress: Callable[[float], None] | None = None,
+) -> Capacity:
+    """Return the highest Poisson rate of agents whose TTFT and TPOT meet the scenario's SLO.
+
+    ``statistic`` of the turns that end in the ``measure_s`` seconds after ``warmup_s``: agents that
+    live long keep arriving into a system that fills for about three of their lifetimes, so a short
+    warm-up flatters. ``tolerance``: relative width at which a bisection stops. ``progress`` gets the
+    share that is done; KeyboardInterrupt from it ends the search and keeps the seeds that are finished.
+
+    Raises InputError for bad numbers, InfeasibleError where no rate meets the SLO.
+    """
+    if not 1 <= replications <= 1000:
+        raise InputError(f"replications is {replications}; it must be 1 to 1000")
+    if not 1e-4 <= tolerance <= 0.5:
+        raise InputError(f"tolerance is {tolerance}; it must be 0.0001 to 0.5")
+    for name, value in (("warmup", warmup_s), ("measure", measure_s)):
+        if not (math.isfinite(value) and value >= (0 if name == "warmup" else 1)):
+            raise InputError(f"{name} is {value} s; give seconds, at least {int(name != 'warmup')}")
+    turns = scenario.workload.turns / scenario.workload.session_count
+    slo = scenario.slo
+    probes: list[Probe] = []
+    found: list[float] = []
+    likely = replications * (3 + math.ceil(math.log2(0.1 / tolerance))) + 6  # probes, for progress
+
+    def probe(seed: int, rate: float) -> bool:
+        waiting_allowed = _OVERLOADED * slo.ttft_s * rate * turns
+
+        def hopeless(run: Simulation) -> bool:
+            world = run.sim.world
+            queues = (world.prefill_queues, world.decode_queues, world.buffer_queues)
+            return sum(float(queue.length.sum()) for queue in queues) > waiting_allowed
+
+        horizon = warmup_s + measure_s
+        expected = rate * horizon
+        summary = execute(
+            scenario,
+            policy,
+            agents=math.ceil(expected + 4 * math.sqrt(expected) + 1),
+            rate_aps=rate,
+            seed=seed,
+            until_s=horizon,
+            warmup_s=warmup_s,
+            sample_s=_SAMPLE_S,
+            constants=constants,
+            switches=switches,
+            compiled=compiled,
+            hopeless=hopeless,
+        ).summary
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        judged = _judge(summary, seed, rate, horizon, statistic, slo.ttft_s, slo.tpot_s)
+        probes.append(judged)
+        if progress is not None:
+            progress(min(1.0, len(probes) / likely))
+        return judged.holds
+
+    interrupted = False
+    near = _bound_aps(scenario)
+    step = 2.0
+    try:
+        for seed in range(first_seed, first_seed + replications):
+            near = _bisect(partial(probe, seed), near, step, tolerance)
+            found.append(near)
+            step = _NEIGHBOUR
+            if near <= 0.0:
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+        if not found:
+            raise
+    if min(found) <= 0.0:
+        lowest = min(probes, key=lambda p: p.rate_aps)
+        raise InfeasibleError(
+            f"no rate meets the SLO: at {lowest.rate_aps:.3g} agents/s the {statistic} TTFT is "
+            f"{lowest.ttft_s:.3g} s (allowed {slo.ttft_s:g}) and the {statistic} TPOT "
+            f"{lowest.tpot_s * 1e3:.3g} ms (allowed {slo.tpot_s * 1e3:g}); relax the SLO or change the "
+            f"cluster"
+        )
+    rate, half = interval(found)
+    return Capacity(
+        policy=policy,
+        statistic=statistic,
+        slo_ttft_s=slo.ttft_s,
+        slo_tpot_s=slo.tpot_s,
+        rate_aps=rate,
+        low_aps=rate - half,
+        high_aps=rate + half,
+        turns_per_s=rate * turns,
+        limit=_limit(probes, slo.ttft_s),
+        rates_aps=tuple(found),
+        warmup_s=warmup_s,
+        measure_s=measure_s,
+        probes=tuple(probes),
+        interrupted=interrupted,
+    )
+
+
+def _bound_aps(scenario: Scenario) -> float:
+    """Return agents/s that the LP gives, a rate to start from."""
+    plan = planner.plan(scenario)
+    return (
+        plan.throughput_requests_per_s * scenario.workload.session_count / scenario.workload.turns
+    )
+
+
+def _bisect(holds: Callable[[float], bool], near: float, step: float, tolerance: float) -> float:
+    """Return the highest rate that holds, to ``tolerance``; 0 if none from ``near`` / 1,000 on does.
+
+    The bracket grows from ``near`` by factors of ``step`` until one end holds and the other does not.
+    """
+    low = high = near
+    if holds(near):
+        while holds(high := low * step):
+            low = high
+    else:
+        while not holds(low := high / step):
+            high = low
+            if high < _LEAST_SHARE * near:
+                return 0.0
+    while high - low > tolerance * high:
+        middle = (low + high) / 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _judge(
+    summary: Simulated,
+    seed: int,
+    rate: float,
+    horizon: float,
+    statistic: str,
+    ttft_slo_s: float,
+    tpot_slo_s: float,
+) -> Probe:
+    stopped = summary.end_s < horizon and summary.agents_ended < summary.agents
+    ttft = math.inf if stopped else summary.ttft_s.get(statistic, 0.0)
+    tpot = math.inf if stopped else summary.tpot_s.get(statistic, 0.0)
+    return Probe(seed, rate, ttft, tpot, ttft <= ttft_slo_s and tpot <= tpot_slo_s)
+
+
+def _limit(probes: list[Probe], ttft_slo_s: float) -> str:
+    """Say what fails at the lowest rate that fails."""
+    failed = [p for p in probes if not p.holds]
+    lowest = min(failed, key=lambda p: p.rate_aps)
+    return "ttft" if lowest.ttft_s > ttft_slo_s else "tpot"
