@@ -418,9 +418,13 @@ def _world(
     heap = min(agents, most_requests * int(np.diff(machine.decode_first).max())) + 1
     order = np.lexsort((np.arange(agents), traffic.start_ns))  # a sorted array is a heap
     times = np.full(entries[arrays.ALL_ENTRIES], NEVER, dtype=np.int64)
-    leaders = groups_p + groups_d  # which are not in step with each other
-    first = entries[arrays.PREFILL_LEADER_ENTRY]
-    times[first : first + leaders] = np.arange(1, leaders + 1) * machine.fetch_ns // leaders
+    # A leader takes what has come since the leader before it, so a pool's are evenly apart in time.
+    for first, leaders in (
+        (arrays.PREFILL_LEADER_ENTRY, groups_p),
+        (arrays.DECODE_LEADER_ENTRY, groups_d),
+    ):
+        ticks = np.arange(1, leaders + 1) * machine.fetch_ns // leaders
+        times[entries[first] : entries[first] + leaders] = ticks
     times[entries[arrays.SLEEP_ENTRY]] = traffic.start_ns[order[0]]
 
     def ints(*shape: int) -> np.ndarray:
