@@ -1,34 +1,17 @@
-"""The plan as one HTML file that needs nothing else: plotly inside, no network, no script of ours."""
+"""The plan as one HTML file (:mod:`page`)."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from app import figures
 from app import plan_view as view
 from app.files import check_writable, write_atomically
+from app.page import page, pictures, table
 from dualpath_model.quantities import Dimension, show
 from dualpath_model.scenario import Scenario
 from solvers.planner import Plan
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; color: #222;
-       margin: 0 auto; max-width: 1180px; padding: 24px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 8px; }
-p.sub { color: #555; margin: 0 0 20px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 12px; }
-.tile { border: 1px solid #ddd; border-radius: 8px; padding: 12px 14px; }
-.tile b { display: block; font-size: 22px; } .tile span { color: #555; font-size: 13px; }
-.warn b { color: #D55E00; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th { text-align: left; border-bottom: 2px solid #ccc; padding: 4px 8px; }
-td { border-bottom: 1px solid #eee; padding: 4px 8px; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-tr.here { font-weight: 600; background: #e8f1f8; } tr.full td { color: #B04A00; }
-"""
 
 
 def write_report(plan: Plan, scenario: Scenario, path: Path) -> None:
@@ -46,26 +29,12 @@ def report_html(plan: Plan, scenario: Scenario) -> str:
         figures.upgrades_chart(plan),
         figures.neighbours_chart(plan),
     ]
-    config = {"displaylogo": False, "responsive": True}
-    pictures = "\n".join(
-        figure.to_html(
-            full_html=False, include_plotlyjs="inline" if i == 0 else False, config=config
-        )
-        for i, figure in enumerate(drawn)
-    )
-    name = html.escape(plan.scenario)
-    return "\n".join(
-        [
-            "<!doctype html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{name}: plan</title>',
-            f"<style>{_STYLE}</style></head><body>",
-            f"<h1>{html.escape(view.headline(plan))}</h1>",
-            f'<p class="sub">{name} · {html.escape(_about(plan))}</p>',
-            _tiles(plan),
-            pictures,
-            _tables(plan, scenario),
-            "</body></html>",
-        ]
+    name = plan.scenario
+    return page(
+        f"{name}: plan",
+        view.headline(plan),
+        f"{name} · {_about(plan)}",
+        [_tiles(plan), pictures(drawn), _tables(plan, scenario)],
     )
 
 
@@ -116,7 +85,7 @@ def _tables(plan: Plan, scenario: Scenario) -> str:
             for c in plan.classes
         ]
         heads = ("class", "asked", "requests/s", "Basic", "split x")
-        parts += ["<h2>Classes of traffic</h2>", _table(heads, rows, text=2)]
+        parts += ["<h2>Classes of traffic</h2>", table(heads, rows, text=2)]
     parts += ["<h2>Utilisation and prices</h2>", _utilisation(plan)]
     parts += ["<h2>Neighbouring P/D ratios</h2>", _neighbours(plan)]
     parts += ["<h2>Scheduler parameters</h2>", _parameters(plan, scenario)]
@@ -152,7 +121,7 @@ def _utilisation(plan: Plan) -> str:
         "requests/s per unit",
         "1 % more on one gives",
     )
-    return _table(heads, rows, kinds, text=2)
+    return table(heads, rows, kinds, text=2)
 
 
 def _neighbours(plan: Plan) -> str:
@@ -175,7 +144,7 @@ def _neighbours(plan: Plan) -> str:
             )
         )
     heads = ("nodes", "limited by", "split x", "requests/s", "a node", "over Basic")
-    return _table(heads, rows, kinds, text=2)
+    return table(heads, rows, kinds, text=2)
 
 
 def _parameters(plan: Plan, scenario: Scenario) -> str:
@@ -206,24 +175,4 @@ def _parameters(plan: Plan, scenario: Scenario) -> str:
             for pool, weight in weights
         ),
     ]
-    return _table(("parameter", "value", "where it comes from"), rows, text=3)
-
-
-def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[str] = (), *, text: int
-) -> str:
-    """Return an HTML table whose first ``text`` columns are words and the others numbers."""
-
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if i >= text else ''}>{html.escape(value)}</{tag}>"
-            for i, value in enumerate(values)
-        )
-
-    body: list[Any] = []
-    for i, row in enumerate(rows):
-        kind = f' class="{kinds[i]}"' if kinds and kinds[i] else ""
-        body.append(f"<tr{kind}>{cells('td', row)}</tr>")
-    return (
-        f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    )
+    return table(("parameter", "value", "where it comes from"), rows, text=3)

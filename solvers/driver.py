@@ -27,6 +27,7 @@ from dualpath_model.scheduler import events
 from dualpath_model.scheduler.attention import AttentionTime, batch_seconds
 from dualpath_model.scheduler.events import Decision, EngineReport, NodeJoined
 from dualpath_model.scheduler.packing import pack
+from dualpath_model.scheduler.policies import policy_named
 from dualpath_model.scheduler.reference import Scheduler
 from dualpath_model.scheduler.setup import engine_flop_per_s, node_name, quota_model
 from solvers.spread import spread
@@ -82,8 +83,10 @@ class _Turn:
 
 
 class _PrefillEngine:
-    def __init__(self, model: AttentionTime, linear_s_per_token: float) -> None:
+    def __init__(self, model: AttentionTime, linear_s_per_token: float, whole: bool) -> None:
         self.model = model
+        more_s = linear_s_per_token if whole else 0.0
+        self.quota = model._replace(token_s=model.token_s + more_s)
         self.linear_s_per_token = linear_s_per_token
         self.ready: list[tuple[float, str]] = []
         self.assigned: dict[str, _Turn] = {}
@@ -175,6 +178,7 @@ class _Run:
         self.group_of = {e: group for group, names in self.engines.items() for e in names}
         self.prefill: dict[str, _PrefillEngine] = {}
         self.decode: dict[str, _DecodeEngine] = {}
+        self.whole_quota = policy_named(scheduler.settings.policy).whole_batch_quota
         self._make_engines(scenario, nodes)
         self.busy = dict.fromkeys(self.engines, False)
         self.fetches = dict.fromkeys(self.engines, 0)
@@ -206,7 +210,7 @@ class _Run:
                         continue
                     rate = engine_flop_per_s(scenario, machine)
                     self.prefill[engine] = _PrefillEngine(
-                        quota_model(scenario, machine), linear_flops / rate
+                        quota_model(scenario, machine), linear_flops / rate, self.whole_quota
                     )
 
     # ---- the clock ---------------------------------------------------------------------------
@@ -348,7 +352,7 @@ class _Run:
             cached = np.array([turn.hit + turn.computed for turn in turns], dtype=np.int64)
             left = np.array([turn.miss - turn.computed for turn in turns], dtype=np.int64)
             whole, part = self.pack(
-                engine.model, cached, left, self.rules.quota_s, self.batch_tokens
+                engine.quota, cached, left, self.rules.quota_s, self.batch_tokens
             )
             taken = left[:whole].tolist() + ([part] if part else [])
             if turns and not taken:  # one block of the head alone, so that it advances

@@ -14,11 +14,17 @@ from dualpath_model.scheduler.arrays import Nodes
 
 @dataclass(frozen=True)
 class Policy:
-    """A named set of rules; ``rules`` replace those of :mod:`paper` that have the same names."""
+    """A named set of rules; ``rules`` replace those of :mod:`paper` that have the same names.
+
+    ``whole_batch_quota``: the quota of a forward batch counts the matrix products too, not attention
+    alone. A long prompt is then cut where one engine's arithmetic would make its whole unit wait; by
+    attention time alone a first prompt of 8K tokens goes in one piece.
+    """
 
     name: str
     meaning: str
     rules: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    whole_batch_quota: bool = False
 
     def bind(self, function: Function, *, compiled: bool = False) -> Function:
         """Return a function of :mod:`placement` that follows this policy."""
@@ -71,12 +77,15 @@ POLICIES: dict[str, Policy] = {
         ),
         Policy(
             "split",
-            "the paper's engines, each read shared by both nodes so that they finish together",
+            "the paper's engines, each read shared by both nodes so that they finish together; "
+            "the quota counts the whole forward batch",
             {"read_tokens": split.read_tokens},
+            whole_batch_quota=True,
         ),
         Policy(
             "priced",
-            "engines and side of least cost: backlog and LP price of every resource",
+            "engines and side of least cost: backlog and LP price of every resource; "
+            "the quota counts the whole forward batch",
             {
                 "refresh_node_cost": priced.refresh_node_cost,
                 "prefill_key": priced.prefill_key,
@@ -85,6 +94,7 @@ POLICIES: dict[str, Policy] = {
                 "choose_decode": priced.choose_decode,
                 "read_tokens": priced.read_tokens,
             },
+            whole_batch_quota=True,
         ),
     )
 }

@@ -230,6 +230,7 @@ def _machine(
     weights, kinds = _weights(scenario, state, most_requests)
     kv_s, flop_s = _request_seconds(scenario, state)
     linear_flops = float(scenario.llm.prefill_flops(0.0, 1.0).linear)
+    linear_s = np.array([linear_flops / engine_flop_per_s(scenario, node) for node in prefill])
     return arrays.Machine(
         near_s=near,
         far_s=far,
@@ -239,8 +240,9 @@ def _machine(
         prefill_first=_firsts(prefill_unit),
         decode_unit=decode_unit,
         decode_first=_firsts(decode_unit),
-        linear_s=np.array([linear_flops / engine_flop_per_s(scenario, node) for node in prefill]),
+        linear_s=linear_s,
         attention=np.array([tuple(quota_model(scenario, node)) for node in prefill]),
+        quota_token_s=linear_s if policy.whole_batch_quota else 0.0 * linear_s,
         batch_room=np.array(
             [int(hbm_tokens(scenario, Pool.PREFILL, node)) * together for node in prefill],
             dtype=np.int64,

@@ -71,11 +71,12 @@ def start_batch(sim: Sim, unit: int, now: int) -> None:
     loaded_ns = float(now)
     first, last = machine.prefill_first[unit], machine.prefill_first[unit + 1]
     for engine in range(first, last):
-        model = attention_of(machine.attention, engine)
+        model = attention_of(machine.attention, engine, 0.0)
+        quota = attention_of(machine.attention, engine, machine.quota_token_s[engine])
         head = world.ready_queues.first[engine]
         count = looked_at(sim, engine)
         cached, left = world.cached[:count], world.left[:count]
-        whole, part = pack(model, cached, left, machine.quota_s, machine.token_limit)
+        whole, part = pack(quota, cached, left, machine.quota_s, machine.token_limit)
         taken = whole + (1 if part > 0 else 0)
         if taken == 0 and count > 0:  # one block of the head alone, so that it advances
             taken, part = 1, min(machine.block_tokens, left[0])
@@ -128,12 +129,12 @@ def looked_at(sim: Sim, engine: int) -> int:
 
 
 @compilable
-def attention_of(table: FloatArray, engine: int) -> AttentionTime:
-    """Return a prefill engine's attention-time model."""
+def attention_of(table: FloatArray, engine: int, more_s: float) -> AttentionTime:
+    """Return a prefill engine's attention-time model, with ``more_s`` for each appended token."""
     return AttentionTime(
         table[engine, 0],
         table[engine, 1],
-        table[engine, 2],
+        table[engine, 2] + more_s,
         table[engine, 3],
         table[engine, 4],
         table[engine, 5],

@@ -44,6 +44,8 @@ class Machine(NamedTuple):
     """Seconds that a miss token's matrix products take on a prefill engine, (Ep,)."""
     attention: FloatArray
     """The fields of each prefill engine's AttentionTime, (Ep, 7)."""
+    quota_token_s: FloatArray
+    """What the quota counts of a miss token beside its attention, (Ep,)."""
     batch_room: IntArray
     """Tokens of context that a forward batch of a prefill engine has HBM for, (Ep,)."""
     weights_s: FloatArray

@@ -161,11 +161,16 @@ def queue_reads(sim: Sim, agent: int, now: int) -> None:
 
 @compilable
 def start_read(sim: Sim, node: int, tokens: int, now: int) -> None:
-    """The head of a read queue is read: as fast as the storage NIC, and the memory behind it, allow."""
+    """The head of a read queue is read at the storage NIC's rate.
+
+    Memory gets the work, but the read does not wait for it: in the order of asking, a NIC would idle
+    behind one engine's burst of loads. Where memory is what limits, loads wait, buffers fill, and reads
+    stop for want of room.
+    """
     seconds = tokens / sim.nodes.read_rate[node]
     sim.world.work_s[node, sim.world.work_s.shape[1] - 1] += seconds
-    end = max(now + seconds * SECOND, use(sim, READ, node, -1, tokens, 0, 0, now))
-    set_time(sim.world.agenda, sim.entries[NIC_ENTRY] + node, int(end) + 1)
+    use(sim, READ, node, -1, tokens, 0, 0, now)
+    set_time(sim.world.agenda, sim.entries[NIC_ENTRY] + node, now + int(seconds * SECOND) + 1)
 
 
 @compilable

@@ -1,0 +1,69 @@
+"""An HTML page that needs nothing else: plotly inside, no network, no script of ours."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; color: #222;
+       margin: 0 auto; max-width: 1180px; padding: 24px; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 8px; }
+p.sub { color: #555; margin: 0 0 20px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 12px; }
+.tile { border: 1px solid #ddd; border-radius: 8px; padding: 12px 14px; }
+.tile b { display: block; font-size: 22px; } .tile span { color: #555; font-size: 13px; }
+.warn b { color: #D55E00; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
+th { text-align: left; border-bottom: 2px solid #ccc; padding: 4px 8px; }
+td { border-bottom: 1px solid #eee; padding: 4px 8px; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+tr.here { font-weight: 600; background: #e8f1f8; } tr.full td { color: #B04A00; }
+"""
+
+
+def page(title: str, heading: str, below: str, parts: Iterable[str]) -> str:
+    """Return a whole page; ``parts`` are HTML already, the other three plain text."""
+    return "\n".join(
+        [
+            "<!doctype html>",
+            f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
+            f"<style>{_STYLE}</style></head><body>",
+            f"<h1>{html.escape(heading)}</h1>",
+            f'<p class="sub">{html.escape(below)}</p>',
+            *parts,
+            "</body></html>",
+        ]
+    )
+
+
+def pictures(figures: Sequence[Any]) -> str:
+    """Return plotly figures as HTML, the library once."""
+    config = {"displaylogo": False, "responsive": True}
+    return "\n".join(
+        figure.to_html(
+            full_html=False, include_plotlyjs="inline" if i == 0 else False, config=config
+        )
+        for i, figure in enumerate(figures)
+    )
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[str] = (), *, text: int
+) -> str:
+    """Return an HTML table whose first ``text`` columns are words and the others numbers."""
+
+    def cells(tag: str, values: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if i >= text else ''}>{html.escape(value)}</{tag}>"
+            for i, value in enumerate(values)
+        )
+
+    body: list[Any] = []
+    for i, row in enumerate(rows):
+        kind = f' class="{kinds[i]}"' if kinds and kinds[i] else ""
+        body.append(f"<tr{kind}>{cells('td', row)}</tr>")
+    return (
+        f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    )
