@@ -1,0 +1,242 @@
+"""What the reproduction looks like: a table for the terminal, plotly figures, one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.files import write_atomically
+from app.page import page, pictures, table
+from solvers.reproduction.effects import OUTCOMES
+
+AIM = 0.10
+"""How near a ratio should come."""
+_COLOURS = {
+    "basic": "#D55E00",
+    "layerwise": "#E69F00",
+    "dual path": "#56B4E9",
+    "dualpath": "#0072B2",
+    "oracle": "#7f7f7f",
+}
+_NAMES = {
+    "basic": "Basic",
+    "layerwise": "+ layerwise",
+    "dual path": "+ dual path",
+    "dualpath": "+ scheduler (DualPath)",
+    "oracle": "Oracle",
+}
+_PARTS = {
+    "scheduling_s": ("scheduling", "#999999"),
+    "allocating_s": ("allocating", "#CC79A7"),
+    "reading_s": ("reading", "#56B4E9"),
+    "prefill_s": ("prefill", "#0072B2"),
+}
+_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13}
+
+
+def standing(row: Mapping[str, Any]) -> str:
+    """Say in a word how a figure came out."""
+    if row["fitted"]:
+        return "fitted"
+    if row["kind"] == "bound":
+        return "holds" if row["ours"] <= row["paper"] else "broken"
+    return "within 10 %" if abs(row["error"]) <= AIM else "off"
+
+
+def number(value: float) -> str:
+    """Return a figure as people read it; bytes of a working set in GB."""
+    if value >= 1e8:
+        return f"{value / 1e9:,.1f} GB"
+    if 0 < value < 1e-2:
+        return f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
+def summary(rows: list[Mapping[str, Any]]) -> str:
+    """Return one sentence on how the figures came out."""
+    predicted = [row for row in rows if not row["fitted"] and row["kind"] != "bound"]
+    near = sum(1 for row in predicted if abs(row["error"]) <= AIM)
+    ratios = [row for row in predicted if row["kind"] == "ratio"]
+    near_ratios = sum(1 for row in ratios if abs(row["error"]) <= AIM)
+    return (
+        f"{near} of {len(predicted)} predicted figures are within 10 % of the paper's, "
+        f"{near_ratios} of {len(ratios)} ratios"
+    )
+
+
+def show_reproduction(found: Mapping[str, Any]) -> None:
+    """Print the figures, and the effects of assumptions where they were asked for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if Console().is_terminal else 160, highlight=False)
+    shown = Table(box=None, pad_edge=False)
+    for heading in ("figure", "quantity", "paper", "ours", "error", "", "how"):
+        right = heading in ("paper", "ours", "error")
+        shown.add_column(heading, justify="right" if right else "left", overflow="fold")
+    before = ""
+    for row in found["rows"]:
+        error = "" if row["kind"] == "bound" else f"{row['error']:+.1%}"
+        first = row["figure"] if row["figure"] != before else ""
+        before = row["figure"]
+        how = standing(row)
+        colour = {"off": "red", "broken": "red", "fitted": "dim"}.get(how, "green")
+        cells = (first, row["quantity"], number(row["paper"]), number(row["ours"]), error)
+        shown.add_row(*cells, f"[{colour}]{how}[/{colour}]", row["note"])
+    console.print(shown)
+    if found["rows"]:
+        console.print(summary(found["rows"]))
+    if found["effects"]:
+        effects = Table(box=None, pad_edge=False, title="what each assumption moves")
+        effects.add_column("assumption instead")
+        for name in OUTCOMES.values():
+            effects.add_column(name, justify="right")
+        for entry in found["effects"]:
+            effects.add_row(entry["meaning"], *_changes(entry))
+        console.print(effects)
+
+
+def _changes(entry: Mapping[str, Any]) -> list[str]:
+    if entry["meaning"] == "as assumed":
+        return [number(entry["outcomes"][name]) for name in OUTCOMES]
+    return [f"{entry['change'][name]:+.1%}" for name in OUTCOMES]
+
+
+def write_reproduction(found: Mapping[str, Any], path: Path) -> None:
+    """Write the report. Raises InputError, one sentence, if ``path`` cannot be written to."""
+    constants = ", ".join(f"{k} {v:.3g}" for k, v in found["constants"].items())
+    parts = [pictures(figures(found)), "<h2>Every figure</h2>", _figures_table(found)]
+    if found["effects"]:
+        heads = ("assumption instead", *OUTCOMES.values())
+        rows = [(entry["meaning"], *_changes(entry)) for entry in found["effects"]]
+        parts += ["<h2>What each assumption moves</h2>", table(heads, rows, ["here"], text=1)]
+    assumed = [(name, str(value)) for name, value in found["assumptions"].items()]
+    parts += ["<h2>Assumptions</h2>", table(("name", "value"), assumed, text=2)]
+    below = (
+        f"Predicted with three constants fitted to three figures ({constants}); "
+        f"{summary(found['rows'])}."
+    )
+    text = page(
+        "The paper's evaluation, simulated", "The paper's evaluation, simulated", below, parts
+    )
+    write_atomically(path, text)
+
+
+def _figures_table(found: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            row["figure"],
+            row["quantity"],
+            number(row["paper"]),
+            number(row["ours"]),
+            "" if row["kind"] == "bound" else f"{row['error']:+.1%}",
+            f"{standing(row)}; {row['note']}" if row["note"] else standing(row),
+        )
+        for row in found["rows"]
+    ]
+    kinds = ["full" if standing(row) in ("off", "broken") else "" for row in found["rows"]]
+    heads = ("figure", "quantity", "paper", "ours", "error", "how it came out")
+    return table(heads, rows, kinds, text=2)
+
+
+def figures(found: Mapping[str, Any]) -> list[Any]:
+    """Return the plotly figures of what was run."""
+    drawn = [_errors(found["rows"])] if found["rows"] else []
+    if found["batches"]:
+        drawn.append(_batches(found["batches"]))
+    if found["curves"]:
+        drawn += [_latency(found["curves"]), _breakdown(found["curves"])]
+    return drawn
+
+
+def _layout(figure: Any, title: str, height: int, **more: Any) -> Any:
+    figure.update_layout(
+        title={"text": title, "x": 0, "xanchor": "left", "font": {"size": 16}},
+        template="plotly_white",
+        font=_FONT,
+        height=height,
+        margin={"l": 20, "r": 30, "t": 70, "b": 50},
+        **more,
+    )
+    return figure
+
+
+def _errors(rows: list[Mapping[str, Any]]) -> Any:
+    from plotly import graph_objects
+
+    kept = [row for row in rows if row["kind"] != "bound"][::-1]
+    names = [f"{row['figure']}: {row['quantity']}" for row in kept]
+    colours = {"fitted": "#999999", "within 10 %": "#0072B2", "off": "#D55E00"}
+    figure = graph_objects.Figure()
+    figure.add_vrect(x0=-AIM, x1=AIM, fillcolor="#0072B2", opacity=0.08, line_width=0)
+    for how, colour in colours.items():
+        mine = [i for i, row in enumerate(kept) if standing(row) == how]
+        figure.add_scatter(
+            x=[kept[i]["error"] for i in mine],
+            y=[names[i] for i in mine],
+            mode="markers+text",
+            text=[number(kept[i]["ours"]) for i in mine],
+            textposition="middle right",
+            marker={"size": 10, "color": colour},
+            name=how,
+        )
+    figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
+    figure.update_xaxes(tickformat="+.0%", zeroline=True, zerolinecolor="#333")
+    return _layout(figure, "Ours against the paper's (labels: ours)", 160 + 24 * len(kept))
+
+
+def _batches(batches: list[Mapping[str, Any]]) -> Any:
+    from plotly import graph_objects
+
+    figure = graph_objects.Figure()
+    for arm, name in _NAMES.items():
+        figure.add_bar(
+            x=[f"{batch['agents']:,} agents" for batch in batches],
+            y=[batch["jct_s"][arm] for batch in batches],
+            name=name,
+            marker_color=_COLOURS[arm],
+        )
+    figure.update_yaxes(title="completion time, s")
+    return _layout(figure, "Offline: a batch of 64K agents on 2P4D", 420, barmode="group")
+
+
+def _latency(curves: list[Mapping[str, Any]]) -> Any:
+    from plotly import graph_objects
+
+    figure = graph_objects.Figure()
+    for arm in ("basic", "dualpath"):
+        points = [point for point in curves if point["arm"] == arm]
+        for part, dash in (("mean", "solid"), ("p99", "dot")):
+            figure.add_scatter(
+                x=[point["rate_aps"] for point in points],
+                y=[point["ttft_s"][part] for point in points],
+                mode="lines+markers",
+                name=f"{_NAMES[arm]}, {part}",
+                line={"color": _COLOURS[arm], "dash": dash},
+            )
+    figure.add_hline(y=4.0, line={"color": "#333", "dash": "dash"}, annotation_text="SLO, 4 s")
+    figure.update_yaxes(title="TTFT, s", type="log")
+    figure.update_xaxes(title="agents/s")
+    return _layout(figure, "Online: TTFT against load, 2P4D", 420)
+
+
+def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(1, 2, subplot_titles=("Basic", "DualPath"), shared_yaxes=False)
+    for column, arm in enumerate(("basic", "dualpath"), start=1):
+        points = [point for point in curves if point["arm"] == arm]
+        for part, (name, colour) in _PARTS.items():
+            bar = graph_objects.Bar(
+                x=[f"{point['rate_aps']:g}" for point in points],
+                y=[point["parts_s"][part] for point in points],
+                name=name,
+                marker_color=colour,
+                showlegend=column == 1,
+            )
+            figure.add_trace(bar, row=1, col=column)
+    figure.update_xaxes(title="agents/s")
+    figure.update_yaxes(title="seconds", col=1)
+    return _layout(figure, "What TTFT consists of", 420, barmode="stack")
