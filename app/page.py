@@ -62,7 +62,7 @@ def table(
 
     body: list[Any] = []
     for i, row in enumerate(rows):
-        kind = f' class="{kinds[i]}"' if kinds and kinds[i] else ""
+        kind = f' class="{kinds[i]}"' if i < len(kinds) and kinds[i] else ""
         body.append(f"<tr{kind}>{cells('td', row)}</tr>")
     return (
         f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -128,16 +128,16 @@ def _figures_table(found: Mapping[str, Any]) -> str:
         (
             row["figure"],
             row["quantity"],
+            f"{standing(row)}; {row['note']}" if row["note"] else standing(row),
             number(row["paper"]),
             number(row["ours"]),
             "" if row["kind"] == "bound" else f"{row['error']:+.1%}",
-            f"{standing(row)}; {row['note']}" if row["note"] else standing(row),
         )
         for row in found["rows"]
     ]
     kinds = ["full" if standing(row) in ("off", "broken") else "" for row in found["rows"]]
-    heads = ("figure", "quantity", "paper", "ours", "error", "how it came out")
-    return table(heads, rows, kinds, text=2)
+    heads = ("figure", "quantity", "how it came out", "paper", "ours", "error")
+    return table(heads, rows, kinds, text=3)
 
 
 def figures(found: Mapping[str, Any]) -> list[Any]:

@@ -60,7 +60,9 @@ class Assumptions:
     ``generate_variation``, ``turns_sigma``, ``workload_seed``: spread of the sessions around Table 2's
     means. ``snic``, ``prefill_mfu``, ``decode_mfu``, ``hbm``: efficiencies instead of the catalog's.
     ``buffer_bytes``: DRAM buffer of a node instead of the paper's. ``statistic``: of TTFT and TPOT that
-    the SLO is held against. ``warmup_s``, ``measure_s``: of online runs.
+    the SLO is held against. ``warmup_s``, ``measure_s``: of online runs. ``balance_window_s``: in which
+    the storage NICs' traffic is compared; over a whole run, taking turns gives 1.50 by construction, so
+    the paper's 1.53 is over windows.
     """
 
     kv_dtype: str = "fp8_ds_mla"
@@ -79,6 +81,7 @@ class Assumptions:
     statistic: Statistic = "mean"
     warmup_s: float = 3600.0
     measure_s: float = 3600.0
+    balance_window_s: float = 2.0
     constants: Constants = field(default_factory=fitted)
 
 
@@ -127,6 +130,24 @@ class Lab:
                 sample_s=60.0,
             )
         return self._kept[key]  # type: ignore[no-any-return]
+
+    def nic_balance(self, setup: Setup, agents: int, arm: Arm) -> float:
+        """Return the storage NICs' max over mean in windows of ``balance_window_s``, of a batch."""
+        key = (setup, agents, arm, "balance")
+        if key not in self._kept:
+            self.said(f"{_name(setup)}, {agents} agents at once, {arm}, balance over time")
+            policy, layerwise = ARMS[arm]
+            outcome = execute(
+                self.scenario(setup),
+                policy,
+                agents=agents,
+                sample_s=self.assumptions.balance_window_s,
+                constants=self.assumptions.constants,
+                switches=self._switches(layerwise),
+            )
+            rates = outcome.run.sim.nodes.read_rate
+            self._kept[key] = outcome.series.nic_max_over_mean(rates)
+        return float(self._kept[key])
 
     def capacity(self, setup: Setup, arm: Arm, replications: int = 3) -> Capacity:
         """Return the highest rate within the SLO."""
