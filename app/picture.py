@@ -24,9 +24,6 @@ def draw_plan(plan: Plan, path: Path, scenario: Scenario | None = None) -> None:
     the plan is given. Raises InputError for a suffix other than .png or .svg and for a place that
     cannot be written to.
     """
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in ("png", "svg"):
-        raise InputError(f"{path}: a picture ends in .png or .svg; rename it")
     check_writable(path)
     import matplotlib as mpl
 
@@ -40,10 +37,21 @@ def draw_plan(plan: Plan, path: Path, scenario: Scenario | None = None) -> None:
         _paths(figure.add_axes((0.02, 0.09, 0.44, 0.71)), plan, scenario)
         _bars(figure.add_axes((0.66, 0.405, 0.31, 0.415)), plan)
         _ratio(figure.add_axes((0.52, 0.13, 0.45, 0.115)), plan)
-        picture = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {}  # the same plan gives the same bytes
-        figure.savefig(picture, format=kind, metadata=metadata)
+        save(figure, path)
         pyplot.close(figure)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure, the same bytes for the same figure, whole or not at all.
+
+    Raises InputError for a suffix other than .png or .svg and for a place that cannot be written to.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("png", "svg"):
+        raise InputError(f"{path}: a picture ends in .png or .svg; rename it")
+    picture = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {}
+    figure.savefig(picture, format=kind, metadata=metadata)
     write_atomically(path, picture.getvalue())
 
 

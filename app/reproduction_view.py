@@ -12,14 +12,14 @@ from solvers.reproduction.effects import OUTCOMES
 
 AIM = 0.10
 """How near a ratio should come."""
-_COLOURS = {
+COLOURS = {
     "basic": "#D55E00",
     "layerwise": "#E69F00",
     "dual path": "#56B4E9",
     "dualpath": "#0072B2",
     "oracle": "#7f7f7f",
 }
-_NAMES = {
+NAMES = {
     "basic": "Basic",
     "layerwise": "+ layerwise",
     "dual path": "+ dual path",
@@ -190,12 +190,12 @@ def _batches(batches: list[Mapping[str, Any]]) -> Any:
     from plotly import graph_objects
 
     figure = graph_objects.Figure()
-    for arm, name in _NAMES.items():
+    for arm, name in NAMES.items():
         figure.add_bar(
             x=[f"{batch['agents']:,} agents" for batch in batches],
             y=[batch["jct_s"][arm] for batch in batches],
             name=name,
-            marker_color=_COLOURS[arm],
+            marker_color=COLOURS[arm],
         )
     figure.update_yaxes(title="completion time, s")
     return _layout(figure, "Offline: a batch of 64K agents on 2P4D", 420, barmode="group")
@@ -212,8 +212,8 @@ def _latency(curves: list[Mapping[str, Any]]) -> Any:
                 x=[point["rate_aps"] for point in points],
                 y=[point["ttft_s"][part] for point in points],
                 mode="lines+markers",
-                name=f"{_NAMES[arm]}, {part}",
-                line={"color": _COLOURS[arm], "dash": dash},
+                name=f"{NAMES[arm]}, {part}",
+                line={"color": COLOURS[arm], "dash": dash},
             )
     figure.add_hline(y=4.0, line={"color": "#333", "dash": "dash"}, annotation_text="SLO, 4 s")
     figure.update_yaxes(title="TTFT, s", type="log")

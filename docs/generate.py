@@ -6,13 +6,16 @@ written by hand. A test checks that the documents are current.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from app import reproduction_view as view
 from dualpath_model.catalog.efficiencies import efficiency_entries
 from dualpath_model.catalog.llms import llm_names, load_llm
 from dualpath_model.closed_form import BottleneckFree, of_loads, solve
@@ -22,6 +25,7 @@ from dualpath_model.scenario import Scenario, load_scenario
 from dualpath_model.scheduler.policies import POLICIES
 from solvers.derivation import equations
 from solvers.real_traffic import ratio_range, real_traffic_range
+from solvers.reproduction.effects import OUTCOMES
 from solvers.statements import Chain, Equation
 from solvers.symbolic import PAYLOADS
 
@@ -268,6 +272,67 @@ def policy_table() -> str:
     return "\n".join(lines)
 
 
+def reproduction_table() -> str:
+    """Return the paper's figures beside ours, as ``dualpath reproduce --json`` wrote them."""
+    lines = ["| figure | quantity | paper | ours | error | |", "|---|---|---|---|---|---|"]
+    before = ""
+    rows = _results("reproduction")["rows"]
+    for row in rows:
+        figure = row["figure"] if row["figure"] != before else ""
+        before = row["figure"]
+        error = "" if row["kind"] == "bound" else f"{row['error']:+.1%}"
+        how = view.standing(row)
+        how = f"**{how}**" if how == "off" else how
+        note = f"{how}; {row['note']}" if row["note"] else how
+        paper, ours = view.number(row["paper"]), view.number(row["ours"])
+        lines.append(f"| {figure} | {row['quantity']} | {paper} | {ours} | {error} | {note} |")
+    return "\n".join(lines) + f"\n\n{view.summary(rows)}."
+
+
+def effect_table() -> str:
+    """Return what each assumption moves."""
+    lines = [
+        f"| instead | {' | '.join(OUTCOMES.values())} |",
+        f"|---|{'---|' * len(OUTCOMES)}",
+    ]
+    for entry in _results("reproduction")["effects"]:
+        cells = [
+            view.number(entry["outcomes"][name])
+            if entry["meaning"] == "as assumed"
+            else f"{entry['change'][name]:+.1%}"
+            for name in OUTCOMES
+        ]
+        lines.append(f"| {entry['meaning']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def comparison_table() -> str:
+    """Return our policies against the paper's, as ``benchmarks.policies`` wrote them."""
+    rows = _results("policies")["comparisons"]
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    lines = [
+        f"| case | policy | {' | '.join(measures)} |",
+        f"|---|---|{'---|' * len(measures)}",
+    ]
+    before = ""
+    for case, policy in dict.fromkeys((row["case"], row["policy"]) for row in rows):
+        mine = {r["measure"]: r for r in rows if (r["case"], r["policy"]) == (case, policy)}
+        cells = []
+        for measure in measures:
+            row = mine[measure]
+            changed = f" ({row['change']:+.1%} ± {row['change_half_width']:.1%})"
+            cells.append(f"{row['mean']:.3g}{'' if policy == 'dualpath' else changed}")
+        lines.append(f"| {case if case != before else ''} | {policy} | {' | '.join(cells)} |")
+        before = case
+    return "\n".join(lines)
+
+
+@cache
+def _results(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((HERE / "results" / f"{name}.json").read_text())
+    return found
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "policies": policy_table,
     "step table": step_table,
@@ -279,6 +344,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "hit rates": hit_rate_table,
     "llm table": llm_table,
     "efficiency table": efficiency_table,
+    "reproduction": reproduction_table,
+    "effects": effect_table,
+    "policy comparison": comparison_table,
 }
 _PART = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 

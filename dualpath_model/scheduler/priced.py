@@ -9,6 +9,9 @@ Ephremides 1992); the second steers away from what the LP says is scarce before 
 Expected over `dualpath`: the same where storage NICs alone bind on equal nodes; better where compute
 NICs or DRAM of one side bind (P/D outside the bottleneck-free range), and on unequal nodes, since it
 compares seconds where the paper compares tokens.
+
+The policy also counts the whole forward batch in the quota (``Policy.whole_batch_quota``), where most of
+its gain in the simulator comes from: docs/simulator.md, section 6.
 """
 
 from __future__ import annotations

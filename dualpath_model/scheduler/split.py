@@ -4,6 +4,9 @@ Expected over `dualpath`: a read takes as long as the two NICs together need, ha
 both are idle, so TTFT falls at low load; under load the queues are levelled by parts of requests instead
 of whole ones, so their spread shrinks. It cannot raise the throughput bound: that follows from the
 NICs' totals, which the whole-request choice already balances in the mean.
+
+The policy also counts the whole forward batch in the quota (``Policy.whole_batch_quota``), where most of
+its gain in the simulator comes from: docs/simulator.md, section 6.
 """
 
 from __future__ import annotations
