@@ -17,7 +17,8 @@ def draw_reproduction(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1.0))
+    sides: Any = figure.subfigures(1, 2, width_ratios=(1.25, 1.0))
+    left, right = sides
     _errors(left.subplots(), found["rows"])
     above, below = right.subplots(2, 1)
     _batches(above, found["batches"])

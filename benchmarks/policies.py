@@ -1,6 +1,6 @@
 """Our policies against the paper's, on the paper's workloads and on recorded sessions.
 
-``python -m benchmarks.policies [--traces DIR] [--replications N]``: capacity under the SLO, TTFT, TPOT and
+``python -m benchmarks.policies [--traces DIR] [--replications N]``: capacity under the SLO, TTFT, TPOT,
 balance at 85 % of the capacity that the paper's policy has, and the completion time of a batch; changes
 are means over seeds of the relative difference with the same seed, with 95 % intervals. Minutes.
 """

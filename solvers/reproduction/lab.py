@@ -16,7 +16,7 @@ from dualpath_model.traces.synthetic import TABLE_2, generate
 from dualpath_model.workload import Workload
 from solvers.simulator.capacity import Capacity, Statistic, capacity
 from solvers.simulator.constants import Constants, fitted
-from solvers.simulator.experiments import Simulated, execute
+from solvers.simulator.experiments import Outcome, Simulated, execute
 from solvers.simulator.model import FETCH_S, Switches
 
 Arm = Literal["basic", "layerwise", "dual path", "dualpath", "oracle"]
@@ -136,15 +136,8 @@ class Lab:
         key = (setup, agents, arm, "balance")
         if key not in self._kept:
             self.said(f"{_name(setup)}, {agents} agents at once, {arm}, balance over time")
-            policy, layerwise = ARMS[arm]
-            outcome = execute(
-                self.scenario(setup),
-                policy,
-                agents=agents,
-                sample_s=self.assumptions.balance_window_s,
-                constants=self.assumptions.constants,
-                switches=self._switches(layerwise),
-            )
+            window_s = self.assumptions.balance_window_s
+            outcome = self._outcome(setup, arm, agents=agents, sample_s=window_s)
             rates = outcome.run.sim.nodes.read_rate
             self._kept[key] = outcome.series.nic_max_over_mean(rates)
         return float(self._kept[key])
@@ -155,7 +148,7 @@ class Lab:
         if key not in self._kept:
             self.said(f"{_name(setup)}, capacity, {arm}")
             policy, layerwise = ARMS[arm]
-            self._kept[key] = capacity(
+            found = capacity(
                 self.scenario(setup),
                 policy,
                 statistic=self.assumptions.statistic,
@@ -165,6 +158,9 @@ class Lab:
                 constants=self.assumptions.constants,
                 switches=self._switches(layerwise),
             )
+            if found.interrupted:
+                raise KeyboardInterrupt
+            self._kept[key] = found
         return self._kept[key]  # type: ignore[no-any-return]
 
     def scenario(self, setup: Setup) -> Scenario:
@@ -199,14 +195,18 @@ class Lab:
         return made
 
     def _execute(self, setup: Setup, arm: Arm, **how: Any) -> Simulated:
+        return self._outcome(setup, arm, **how).summary
+
+    def _outcome(self, setup: Setup, arm: Arm, **how: Any) -> Outcome:
         policy, layerwise = ARMS[arm]
-        return execute(
+        outcome = execute(
             self.scenario(setup),
             policy,
             constants=self.assumptions.constants,
             switches=self._switches(layerwise),
             **how,
-        ).summary
+        )
+        return outcome.whole()
 
     def _switches(self, layerwise: bool) -> Switches:
         given = self.assumptions

@@ -107,7 +107,9 @@ def compare(
                 seed=seed,
                 constants=constants,
                 switches=switches,
-            ).summary
+            )
+            .whole()
+            .summary
             for seed in range(replications)
         ]
         values[policy, "jct_s"] = np.array([run.jct_s for run in batches])
@@ -125,7 +127,7 @@ def _online(
 ) -> Simulated:
     until_s = case.warmup_s + case.measure_s
     expected = rate * until_s
-    return execute(
+    outcome = execute(
         case.scenario,
         policy,
         agents=math.ceil(expected + 4 * math.sqrt(expected) + 1),
@@ -135,7 +137,8 @@ def _online(
         warmup_s=case.warmup_s,
         constants=constants,
         switches=switches,
-    ).summary
+    )
+    return outcome.whole().summary
 
 
 def _comparison(

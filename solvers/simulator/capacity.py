@@ -121,7 +121,7 @@ def capacity(
 
         horizon = warmup_s + measure_s
         expected = rate * horizon
-        summary = execute(
+        outcome = execute(
             scenario,
             policy,
             agents=math.ceil(expected + 4 * math.sqrt(expected) + 1),
@@ -134,9 +134,8 @@ def capacity(
             switches=switches,
             compiled=compiled,
             hopeless=hopeless,
-        ).summary
-        if summary.interrupted:
-            raise KeyboardInterrupt
+        )
+        summary = outcome.whole().summary
         judged = _judge(summary, seed, rate, horizon, statistic, slo.ttft_s, slo.tpot_s)
         probes.append(judged)
         if progress is not None:

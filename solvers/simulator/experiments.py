@@ -94,6 +94,12 @@ class Outcome:
     run: Simulation
     series: Series
 
+    def whole(self) -> Outcome:
+        """Return the run if it went to its end. Raises KeyboardInterrupt if Ctrl-C cut it off."""
+        if self.summary.interrupted:
+            raise KeyboardInterrupt
+        return self
+
 
 def simulate(
     scenario: Scenario,
