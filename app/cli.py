@@ -37,6 +37,21 @@ JsonOption = Annotated[
     str | None,
     typer.Option("--json", metavar="-|FILE", help="Write JSON to standard output (-) or a file."),
 ]
+ConstantsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--constants",
+        metavar="FILE|none",
+        help="Efficiency constants (YAML), or the bare roofline; default: the fitted ones.",
+    ),
+]
+LayerwiseOption = Annotated[
+    bool, typer.Option("--layerwise/--no-layerwise", help="Load layer by layer under compute.")
+]
+BatchTokensOption = Annotated[
+    int, typer.Option(min=0, max=2**32, help="Most tokens of a forward batch; 0: no limit.")
+]
+TOKEN_LIMIT = 8192  # of solvers.simulator.model.Switches, which is slow to import
 
 
 @app.callback(invoke_without_command=True)
@@ -120,7 +135,14 @@ def assign(
 def simulate(
     scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
     policy: Annotated[str, typer.Option(help="See `dualpath schedule policies`.")] = "dualpath",
-    agents: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sessions to run.")] = 200,
+    agents: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            help="Sessions to run; default: 200, with --rate and --seconds those that arrive.",
+        ),
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(min=1e-6, max=1e9, help="Agents a second, Poisson; default: all at once."),
@@ -128,39 +150,184 @@ def simulate(
     seconds: Annotated[
         float | None, typer.Option(min=0.1, max=1e9, help="Simulated seconds after which to stop.")
     ] = None,
+    warmup: Annotated[
+        float, typer.Option(min=0, max=1e9, help="Turns that end in these seconds do not count.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
-    layerwise: Annotated[
-        bool, typer.Option("--layerwise/--no-layerwise", help="Load layer by layer under compute.")
-    ] = True,
-    batch_tokens: Annotated[
-        int, typer.Option(min=0, max=2**32, help="Most tokens of a forward batch; 0: no limit.")
-    ] = 0,
+    replications: Annotated[
+        int, typer.Option(min=1, max=1000, help="Runs, of this seed and those after it.")
+    ] = 1,
+    constants: ConstantsOption = None,
+    layerwise: LayerwiseOption = True,
+    batch_tokens: BatchTokensOption = TOKEN_LIMIT,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write tables (Parquet), summary and figures of the run."),
+    ] = None,
+    sample: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1e9, help="Seconds between samples; default with --out: 10."),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Simulate a scenario's sessions: completion time, TTFT, TTST, TPOT, balance, utilisation."""
     from app.examples import find_scenario
     from app.files import check_targets
-    from app.simulate import run_simulation
+    from app.progress import bar
+    from app.results import check_folder, write_results
+    from app.simulate import SAMPLE_S, read_constants, run_simulation
     from dualpath_model.scenario import load_scenario
+    from solvers.simulator.model import Switches
 
     check_targets(json, None, None)
-    found = run_simulation(
-        load_scenario(find_scenario(scenario)),
-        policy,
-        agents=agents,
-        rate_aps=rate,
-        until_s=seconds,
-        seed=seed,
-        layerwise=layerwise,
-        token_limit=batch_tokens,
-    )
+    if out is not None:
+        check_folder(out, json)
+        sample = sample or SAMPLE_S
+    chosen = read_constants(constants)
+    asked = load_scenario(find_scenario(scenario))
+    with bar("simulating", "getting ready; a policy is compiled once, for a minute") as tell:
+        found, outcome = run_simulation(
+            asked,
+            policy,
+            agents=agents,
+            rate_aps=rate,
+            until_s=seconds,
+            warmup_s=warmup,
+            sample_s=sample,
+            seed=seed,
+            replications=replications,
+            constants=chosen,
+            switches=Switches(layerwise=layerwise, token_limit=batch_tokens),
+            tell=tell,
+        )
 
     def show() -> None:
-        from app.show import show_simulation
+        from app.show_simulation import show_simulation
 
         show_simulation(found)
 
     _emit(json, lambda: found, show)
+    if out is not None:
+        write_results(outcome, asked, found, _dump(found), out)
+        _say(f"wrote {out}")
+    if found["interrupted"]:
+        raise typer.Exit(130)
+
+
+@app.command()
+def capacity(
+    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    policy: Annotated[str, typer.Option(help="See `dualpath schedule policies`.")] = "dualpath",
+    statistic: Annotated[
+        Literal["mean", "p50", "p90", "p99"],
+        typer.Option(help="Of TTFT and TPOT, which must be within the scenario's SLO."),
+    ] = "mean",
+    replications: Annotated[
+        int, typer.Option(min=1, max=1000, help="Searches, each with a seed of its own.")
+    ] = 3,
+    warmup: Annotated[
+        float, typer.Option(min=0, max=1e9, help="Simulated seconds before a run counts.")
+    ] = 3600.0,
+    measure: Annotated[
+        float, typer.Option(min=1, max=1e9, help="Simulated seconds that count.")
+    ] = 3600.0,
+    tolerance: Annotated[
+        float, typer.Option(min=1e-4, max=0.5, help="Relative width at which a search stops.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
+    constants: ConstantsOption = None,
+    layerwise: LayerwiseOption = True,
+    batch_tokens: BatchTokensOption = TOKEN_LIMIT,
+    json: JsonOption = None,
+) -> None:
+    """Find the highest rate of agents within the SLO, with its 95 % interval, by simulation."""
+    from app.capacity import run_capacity
+    from app.examples import find_scenario
+    from app.files import check_targets
+    from app.progress import bar
+    from app.simulate import read_constants
+    from dualpath_model.scenario import load_scenario
+    from solvers.simulator.model import Switches
+
+    check_targets(json, None, None)
+    chosen = read_constants(constants)
+    asked = load_scenario(find_scenario(scenario))
+    with bar("searching", "getting ready; a policy is compiled once, for a minute") as tell:
+        found = run_capacity(
+            asked,
+            policy,
+            statistic=statistic,
+            replications=replications,
+            seed=seed,
+            warmup_s=warmup,
+            measure_s=measure,
+            tolerance=tolerance,
+            constants=chosen,
+            switches=Switches(layerwise=layerwise, token_limit=batch_tokens),
+            tell=tell,
+        )
+
+    def show() -> None:
+        from app.show_simulation import show_capacity
+
+        show_capacity(found)
+
+    _emit(json, lambda: found, show)
+    if found["interrupted"]:
+        raise typer.Exit(130)
+
+
+@app.command()
+def reproduce(
+    only: Annotated[
+        list[str] | None, typer.Option(help="One experiment; repeatable. Default: all.")
+    ] = None,
+    effects: Annotated[
+        bool, typer.Option("--effects", help="Also what each assumption moves.")
+    ] = False,
+    fit: Annotated[
+        Path | None,
+        typer.Option(help="Fit the constants anew and write them to this file; nothing else."),
+    ] = None,
+    json: JsonOption = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write one picture (.png or .svg).")] = None,
+) -> None:
+    """Print the paper's figures beside ours."""
+    from app import reproduce as running
+    from app.files import check_targets, write_atomically
+    from app.progress import bar
+
+    if fit is not None:
+        check_targets(None, fit, None)
+        with bar("fitting") as tell:
+            constants = running.run_fit(tell)
+        write_atomically(fit, running.constants_file(constants))
+        _say(f"wrote {fit}")
+        return
+    check_targets(json, html, picture)
+    curves = html is not None or picture is not None
+    with bar("reproducing") as tell:
+        found = running.run_reproduction(tuple(only or ()), effects, curves, tell)
+    if html is not None:
+        from app.reproduction_view import write_reproduction
+
+        write_reproduction(found, html)
+        _say(f"wrote {html}")
+    if picture is not None:
+        from app.reproduction_picture import draw_reproduction
+
+        draw_reproduction(found, picture)
+        _say(f"wrote {picture}")
+
+    def show() -> None:
+        from app.reproduction_view import show_reproduction
+
+        show_reproduction(found)
+
+    _emit(json, lambda: found, show)
+    if found["interrupted"]:
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -335,43 +335,6 @@ def show_fields(title: str, found: Mapping[str, Any]) -> None:
         lines(value, key, 1)
 
 
-def show_simulation(found: Mapping[str, Any]) -> None:
-    """Print what a simulation shows."""
-    how = "at once" if found["rate_aps"] is None else f"at {found['rate_aps']:g} a second"
-    print(
-        f"{found['policy']}: {found['agents']} agents {how}, {found['agents_ended']} ended; "
-        f"{found['turns']} turns, completion {found['jct_s']:.1f} s "
-        f"({found['wall_s']:.2f} s of computing)"
-    )
-    table = Table(box=None, pad_edge=False)
-    for heading in ("seconds", "mean", "p50", "p90", "p99", "max"):
-        table.add_column(heading, justify="left" if heading == "seconds" else "right")
-    for name, label in (
-        ("ttft_s", "TTFT"),
-        ("waiting_s", "  waiting for engines"),
-        ("reading_s", "  reading"),
-        ("prefill_s", "  prefill"),
-        ("ttst_s", "TTST"),
-        ("tpot_s", "TPOT"),
-        ("agent_s", "agent, start to end"),
-    ):
-        spread = found[name]
-        if spread:
-            cells = (f"{spread[key]:.4g}" for key in ("mean", "p50", "p90", "p99", "max"))
-            table.add_row(label, *cells)
-    _console().print(table)
-    print(
-        f"storage NICs, max over mean: {found['snic_max_over_mean']:.3f}; attention time of a unit's "
-        f"engines: {found['attention_max_over_mean']:.3f}"
-    )
-    busiest = sorted(found["utilisation"], key=lambda row: -row["busy"])[:5]
-    for row in busiest:
-        print(
-            f"  {row['pool']} {row['node']} {row['resource']} {row['direction']}: "
-            f"{row['busy']:.1%} busy"
-        )
-
-
 def show_driven(found: Mapping[str, Any]) -> None:
     """Print what a driven scheduler did."""
     print(

@@ -111,6 +111,10 @@ def capacity(
     found: list[float] = []
     likely = replications * (3 + math.ceil(math.log2(0.1 / tolerance))) + 6  # probes, for progress
 
+    def still_here(done: float, now_s: float, turns_ended: int) -> None:
+        if progress is not None:  # may raise KeyboardInterrupt, in the middle of a run too
+            progress(min(1.0, len(probes) / likely))
+
     def probe(seed: int, rate: float) -> bool:
         waiting_allowed = _OVERLOADED * slo.ttft_s * rate * turns
 
@@ -134,12 +138,12 @@ def capacity(
             switches=switches,
             compiled=compiled,
             hopeless=hopeless,
+            progress=still_here,
         )
         summary = outcome.whole().summary
         judged = _judge(summary, seed, rate, horizon, statistic, slo.ttft_s, slo.tpot_s)
         probes.append(judged)
-        if progress is not None:
-            progress(min(1.0, len(probes) / likely))
+        still_here(1.0, horizon, 0)
         return judged.holds
 
     interrupted = False
@@ -157,7 +161,13 @@ def capacity(
         if not found:
             raise
     if min(found) <= 0.0:
-        lowest = min(probes, key=lambda p: p.rate_aps)
+        known = [p for p in probes if math.isfinite(p.ttft_s)]
+        if not known:
+            raise InfeasibleError(
+                "no rate meets the SLO: at every rate tried the cluster was overloaded or no turn ended "
+                "in the time measured; measure longer, or change the cluster"
+            )
+        lowest = min(known, key=lambda p: p.rate_aps)
         raise InfeasibleError(
             f"no rate meets the SLO: at {lowest.rate_aps:.3g} agents/s the {statistic} TTFT is "
             f"{lowest.ttft_s:.3g} s (allowed {slo.ttft_s:g}) and the {statistic} TPOT "
@@ -171,7 +181,7 @@ def capacity(
         slo_ttft_s=slo.ttft_s,
         slo_tpot_s=slo.tpot_s,
         rate_aps=rate,
-        low_aps=rate - half,
+        low_aps=max(0.0, rate - half),
         high_aps=rate + half,
         turns_per_s=rate * turns,
         limit=_limit(probes, slo.ttft_s),
@@ -223,8 +233,9 @@ def _judge(
     ttft_slo_s: float,
     tpot_slo_s: float,
 ) -> Probe:
+    """Hold a run against the SLO; one in which no turn ends after the warm-up says nothing, so no."""
     stopped = summary.end_s < horizon and summary.agents_ended < summary.agents
-    ttft = math.inf if stopped else summary.ttft_s.get(statistic, 0.0)
+    ttft = math.inf if stopped else summary.ttft_s.get(statistic, math.inf)
     tpot = math.inf if stopped else summary.tpot_s.get(statistic, 0.0)
     return Probe(seed, rate, ttft, tpot, ttft <= ttft_slo_s and tpot <= tpot_slo_s)
 

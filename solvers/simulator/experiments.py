@@ -53,9 +53,11 @@ class Simulated:
     its parts: ``scheduling_s`` until both engines are chosen, ``allocating_s`` until buffers have room,
     ``reading_s`` until the hits are in memory, ``prefill_s`` until the first token.
     ``ttst_s``: first to second token, hand-off and decode start included. ``tpot_s``: mean gap of a
-    turn's later tokens. ``agent_s``: an agent's own time, start to end. ``snic_max_over_mean``: of the
-    tokens that the storage NICs read. ``working_set_bytes``: mean KV-cache that agents come back to, 0
-    without samples. ``interrupted``: stopped by Ctrl-C.
+    turn's later tokens. ``agent_s``: an agent's own time, start to end. Over the whole run, warm-up
+    included: ``snic_max_over_mean`` of the tokens that the storage NICs read,
+    ``attention_max_over_mean`` of a prefill unit's engines, ``utilisation``.
+    ``working_set_bytes``: mean KV-cache that agents come back to, 0 without samples. ``interrupted``:
+    stopped by Ctrl-C.
     """
 
     policy: str

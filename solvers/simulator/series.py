@@ -45,17 +45,6 @@ class Series:
         world, traffic = sim.world, sim.traffic
         turn = world.agents[:, arrays.TURN]
         active = (turn < traffic.last) & (traffic.start_ns <= now_s * arrays.SECOND)
-        self.cluster.append(
-            (
-                now_s,
-                float(active.sum()),
-                float(world.prefill_queues.length.sum()),
-                float(world.decode_queues.length.sum()),
-                float(world.buffer_queues.length.sum()),
-                float(traffic.prompt[turn[active]].sum()),
-                run.total(arrays.TURNS),
-            )
-        )
         count = len(sim.nodes.decode)
         table = np.zeros((count, len(NODE)))
         table[:, 0] = sim.nodes.read_q
@@ -67,6 +56,17 @@ class Series:
         nic_s = world.work_s[:, -1].copy()
         before = np.zeros(count) if self._nic_s is None else self._nic_s
         table[:, 5] = (nic_s - before) / max(now_s - self._time_s, 1e-9)
+        self.cluster.append(
+            (
+                now_s,
+                float(active.sum()),
+                float(world.prefill_queues.length.sum()),
+                float(world.decode_queues.length.sum()),
+                float(world.buffer_queues.length.sum()),
+                float(traffic.prompt[turn[active]].sum()),
+                run.total(arrays.TURNS),
+            )
+        )
         self.nodes.append(table)
         self._nic_s, self._time_s = nic_s, now_s
 
