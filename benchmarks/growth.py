@@ -11,12 +11,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timed:
-    """A run until every agent is done: its size, and the seconds that the kernel took."""
+    """A run until every agent is done: its size, and the seconds that preparing and the kernel took."""
 
     prefill: int
     decode: int
     agents: int
     turns: int
+    prepare_s: float
     wall_s: float
     jct_s: float
 
@@ -51,7 +52,7 @@ def draw(growing: Sequence[Timed], fixed: Sequence[Timed], path: Path) -> None:
 
     figure, axis = pyplot.subplots(figsize=(10, 5.5), layout="constrained")
     for runs, label, colour, where in (
-        (growing, "cluster grows: 1,000 agents a prefill node", "tab:blue", (-9, 8)),
+        (growing, "cluster grows: 1,000 agents a prefill node", "tab:blue", (-9, 17)),
         (fixed, f"{fixed[0].cluster}, more agents", "tab:orange", (9, -14)),
     ):
         turns = [run.turns for run in runs]
@@ -74,7 +75,7 @@ def draw(growing: Sequence[Timed], fixed: Sequence[Timed], path: Path) -> None:
         xscale="log",
         yscale="log",
         xlabel="turns",
-        ylabel="seconds on one core, compiling and setting up not counted",
+        ylabel="seconds on one core, compiling and preparing not counted",
         title="What a simulation costs as it grows",
     )
     axis.margins(0.1)

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,18 @@ import simpy
 
 from dualpath_model.scheduler import attention, packing, placement
 from solvers.simulator import state
-from solvers.simulator.model import Simulation
+from solvers.simulator.model import Simulation, whole_ns
 from solvers.simulator.state import APPEND, GENERATE, LOAD, MOVE, READ, SECOND
 
 Process = Generator[simpy.Event, Any, None]
 
+_RULES = (
+    *(placement.designate_prefill, placement.designate_decode),
+    *(placement.place_prefill, placement.place_decode),
+    *(placement.add_prefill, placement.add_decode, placement.add_read, placement.add_transfers),
+    *(packing.pack, attention.chunk_seconds),
+)
+_NO_ENGINE = -1
 _SAME_STEP = 1e-6  # of a decode step: what rounding to nanoseconds makes of a whole number of steps
 
 
@@ -60,70 +68,22 @@ class Request:
     both_chosen: simpy.Event
     computed: simpy.Event  # its value: when the KV-cache is in the decode engine's HBM
     decoded: simpy.Event
-    prefill: int = -1  # engine
-    decode: int = -1
+    prefill: int = _NO_ENGINE
+    decode: int = _NO_ENGINE
     on_prefill: int = 0  # hit tokens that the prefill node reads
     on_decode: int = 0
     done: int = 0  # miss tokens that are computed
     chunk: int = 0  # those in the forward batch that runs
-    times: list[int] = field(default_factory=list)  # ``state.RESULT_TIMES`` so far
+    context: int = 0  # tokens of KV-cache that a decode step reads
 
     @property
-    def left(self) -> int:
-        """Tokens that are still to be computed."""
-        return self.prompt - self.hit - self.done
+    def miss(self) -> int:
+        return self.prompt - self.hit
 
-    def row(self) -> tuple[int, ...]:
-        """Return a turn that has ended as a row of the results."""
-        *before, second, ended = self.times
-        names = (self.agent, self.turn, self.prefill, self.decode, self.on_decode)
-        return (*names, *before, min(second, ended), ended)
-
-
-class Scheduler:
-    """The policy's own functions over the prepared arrays, plain or compiled."""
-
-    def __init__(self, run: Simulation) -> None:
-        """``run``: whose arrays these are from now on."""
-        self.prefill, self.decode, self.nodes = run.sim.prefill, run.sim.decode, run.sim.nodes
-        self.all = (self.prefill, self.decode, self.nodes)
-        self.z_factor, self.private = run.sim.machine.z_factor, run.sim.machine.private
-        self.designate_prefill = run.bind(placement.designate_prefill)
-        self.designate_decode = run.bind(placement.designate_decode)
-        self.place_prefill = run.bind(placement.place_prefill)
-        self.place_decode = run.bind(placement.place_decode)
-        self.add_prefill = run.bind(placement.add_prefill)
-        self.add_decode = run.bind(placement.add_decode)
-        self.add_read = run.bind(placement.add_read)
-        self.add_transfers = run.bind(placement.add_transfers)
-        self.pack = run.bind(packing.pack)
-        self.chunk_seconds = run.bind(attention.chunk_seconds)
-
-    def prefill_group(self, request: Request) -> int:
-        return int(self.designate_prefill(self.prefill, request.prompt))
-
-    def decode_group(self, request: Request) -> int:
-        hold = request.prompt + request.output
-        return int(self.designate_decode(self.decode, request.prompt, hold))
-
-    def offer_prefill(self, group: int, request: Request) -> bool:
-        """Offer a request to a prefill group; tell whether an engine takes it."""
-        placed = np.empty((1, 6), dtype=np.int64)
-        columns = np.array([[request.prompt], [request.hit], [request.decode]])
-        if self.place_prefill(*self.all, group, self.private, *columns, placed) == 0:
-            return False
-        request.prefill, request.on_prefill, request.on_decode = placed[0, [0, 2, 3]].tolist()
-        return True
-
-    def offer_decode(self, group: int, waiting: Sequence[Request]) -> int:
-        """Offer requests to a decode group; return how many, from the first on, have an engine now."""
-        rows = [(r.prompt, r.hit, r.prompt + r.output, r.prefill) for r in waiting]
-        columns = np.array(rows).T.copy()
-        placed = np.empty((len(rows), 7), dtype=np.int64)
-        count, _ = self.place_decode(*self.all, group, self.z_factor, *columns, placed)
-        for request, row in zip(waiting, placed[:count].tolist(), strict=False):
-            request.decode, request.on_prefill, request.on_decode = row[0], row[2], row[3]
-        return int(count)
+    @property
+    def hold(self) -> int:
+        """Tokens of the decode engine's HBM that it may come to need."""
+        return self.prompt + self.output
 
 
 class Node:
@@ -139,26 +99,25 @@ class Node:
         self.storage_nic = simpy.Resource(env)
         tables = (machine.near_s, machine.far_s, machine.miss_s)
         self.token_s = np.stack([table[:, number] for table in tables], axis=-1).tolist()
-        self.busy_until_ns = [0.0] * machine.near_s.shape[-1]
+        self.shares = machine.own[number].tolist()
+        self.busy_until_ns: dict[tuple[int, int], float] = defaultdict(float)
 
-    def use(self, phase: int, near: int, far: int, miss: int) -> float:
+    def use(self, phase: int, engine: int, near: int, far: int, miss: int) -> float:
         """Give the resources the work of tokens that pass in a phase; return when all have done it.
 
-        Each serves in the order of asking at its whole rate, so the end is known when asking.
+        Each serves in the order of asking at its whole rate, so the end is known when asking. Some are
+        shared out: an engine has a part of the rate, and its own order.
         """
         end = now = float(self.env.now)
         for column, (near_s, far_s, miss_s) in enumerate(self.token_s[phase]):
             work_s = near * near_s + far * far_s + miss * miss_s
             if work_s > 0.0:
-                until = max(self.busy_until_ns[column], now) + work_s * SECOND
-                self.busy_until_ns[column] = until
+                shares = self.shares[column] if engine != _NO_ENGINE else 0
+                who = (column, engine if shares else _NO_ENGINE)
+                until = max(self.busy_until_ns[who], now) + work_s * (shares or 1) * SECOND
+                self.busy_until_ns[who] = until
                 end = max(end, until)
         return end
-
-    def read(self, tokens: int) -> float:
-        """Begin a storage read; return its end: as fast as the NIC and the memory behind it allow."""
-        nic_ns = self.env.now + tokens / self.read_rate * SECOND
-        return max(nic_ns, self.use(READ, tokens, 0, 0))
 
 
 class PrefillEngine:
@@ -166,32 +125,32 @@ class PrefillEngine:
 
     def __init__(self, model: Model, number: int) -> None:
         """``number``: among all prefill engines."""
-        machine = model.machine
-        self.model = model
-        self.quota = attention.AttentionTime(*machine.attention[number].tolist())
-        self.linear_s = float(machine.linear_s[number])
-        self.hbm_tokens = int(machine.batch_room[number])
+        self.model, self.machine = model, model.machine
+        self.attention = attention.AttentionTime(*self.machine.attention[number].tolist())
+        more_s = float(self.machine.quota_token_s[number])
+        self.quota = self.attention._replace(token_s=self.attention.token_s + more_s)
+        self.linear_s = float(self.machine.linear_s[number])
+        self.hbm_tokens = int(self.machine.batch_room[number])
         self.ready: deque[Request] = deque()
         self.batch: list[Request] = []
 
     def fill(self) -> float:
         """Choose the next batch by the compute quota; return how long it computes."""
-        rules, machine = self.model.scheduler, self.model.machine
-        self.batch = self.fitting()
-        if not self.batch:
+        self.batch = []
+        if not self.ready:
             return 0.0
-        cached = [request.hit + request.done for request in self.batch]
-        left = [request.left for request in self.batch]
+        rules, machine, fitting = self.model.rules, self.machine, self.fitting()
+        cached = [request.hit + request.done for request in fitting]
+        left = [request.miss - request.done for request in fitting]
         limits = (machine.quota_s, machine.token_limit)
         whole, part = rules.pack(self.quota, np.array(cached), np.array(left), *limits)
         if whole == 0 and part == 0:  # one block of the head alone, so that it advances
             part = min(machine.block_tokens, left[0])
         chunks = left[:whole] + ([int(part)] if part > 0 else [])
-        self.batch = self.batch[: len(chunks)]
-        seconds = self.quota.fixed_s
-        for request, start, chunk in zip(self.batch, cached, chunks, strict=False):
-            request.chunk = chunk
-            seconds += rules.chunk_seconds(self.quota, start, chunk)
+        seconds = self.attention.fixed_s
+        for request, start, request.chunk in zip(fitting, cached, chunks, strict=False):
+            self.batch.append(request)
+            seconds += rules.chunk_seconds(self.attention, start, request.chunk)
         return float(seconds + sum(chunks) * self.linear_s)
 
     def fitting(self) -> list[Request]:
@@ -243,16 +202,15 @@ class PrefillUnit:
                 if request.done == 0:  # its hits come with its first chunk
                     loaded_ns = max(loaded_ns, self.model.use_both(LOAD, request, 0))
         compute_ns = (compute_s + self.machine.batch_s) * SECOND
-        if self.machine.layerwise:
-            return max(self.env.now + compute_ns, loaded_ns)
-        return loaded_ns + compute_ns
+        begun_ns = self.env.now if self.machine.layerwise else loaded_ns
+        return max(begun_ns + compute_ns, loaded_ns)
 
     def end_batch(self) -> None:
         """Requests with all their misses computed go on to decode."""
         for engine in self.engines.values():
             for request in engine.batch:
                 request.done += request.chunk
-                if request.left == 0:
+                if request.done == request.miss:
                     engine.ready.popleft()
                     self.model.first_token(request)
 
@@ -279,60 +237,48 @@ class DecodeUnit:
     def serve(self) -> Process:
         """Go from milestone to milestone; who joins interrupts the wait."""
         while True:
+            milestone = self.env.event()  # never, if there is none
+            if self.milestones:
+                steps = max(0.0, self.milestones[0][0] - self.progress)
+                time_ns = self.env.now + int(steps * self.step_s * SECOND) + 1
+                milestone = Alarm(self.env, time_ns, state.DECODE_ENTRY, self.number)
             try:
-                yield self.next_milestone()
+                yield milestone
             except simpy.Interrupt:
                 continue
             self.milestone()
 
-    def next_milestone(self) -> simpy.Event:
-        """Return the event of the next milestone, if nothing changes before."""
-        if not self.milestones:
-            return self.env.event()
-        steps = max(0.0, self.milestones[0][0] - self.progress)
-        time_ns = self.env.now + int(steps * self.step_s * SECOND) + 1
-        return Alarm(self.env, time_ns, state.DECODE_ENTRY, self.number)
-
-    def join(self, request: Request) -> None:
-        """Decode a request from the next step on; its first token came with prefill."""
+    def join(self, request: Request) -> int:
+        """Decode a request from the next step on, its second token; return when that comes."""
         self.advance()
         begins = math.ceil(self.progress - _SAME_STEP)
         self.aim(request, begins, 1)
-        self.requests[request.decode] += 1
-        self.context[request.decode] += request.prompt
-        self.reckon(request.decode)
-        steps = begins + 1 - self.progress  # those who join before then are not foreseen
-        request.times.append(self.env.now + int(steps * self.step_s * SECOND))
+        self.change(request, 1, request.prompt)
         self.process.interrupt()
+        steps = begins + 1 - self.progress  # those who join before then are not foreseen
+        return self.env.now + int(steps * self.step_s * SECOND)
 
     def milestone(self) -> None:
         """The next request has completed a block, which is stored, or has its last token."""
         self.advance()
         step, _, generated, request = heapq.heappop(self.milestones)
-        engine, length, block = (
-            request.decode,
-            request.prompt + generated,
-            self.machine.block_tokens,
-        )
-        if length % block == 0 and generated <= request.output:
-            self.model.decode_node[engine].use(GENERATE, 0, 0, block)
+        engine, block = request.decode, self.machine.block_tokens
+        if (request.prompt + generated) % block == 0 and generated <= request.output:
+            self.model.decode_node[engine].use(GENERATE, engine, 0, 0, block)
         if generated < request.output:
-            self.context[engine] += block
             self.aim(request, step, generated)
+            self.change(request, 0, block)
         else:
-            counted = (length - 1) // block - (request.prompt + 1) // block
-            self.requests[engine] -= 1
-            self.context[engine] -= request.prompt + counted * block
-            self.model.last_token(request)
-        self.reckon(engine)
+            self.change(request, -1, -request.context)
+            request.decoded.succeed()
 
     def aim(self, request: Request, step: float, generated: int) -> None:
         """A request with ``generated`` tokens at a step goes on to the end of its block, or its own."""
         block = self.machine.block_tokens
         steps = block - (request.prompt + generated) % block
         steps = max(1, min(steps, request.output - generated))
-        milestone = (step + steps, request.agent, generated + steps, request)
-        heapq.heappush(self.milestones, milestone)
+        entry = (step + steps, request.agent, generated + steps, request)
+        heapq.heappush(self.milestones, entry)
 
     def advance(self) -> None:
         """Bring the progress up to date; an empty unit starts again at a whole step."""
@@ -342,10 +288,13 @@ class DecodeUnit:
             self.progress = 0.0
         self.since_ns = self.env.now
 
-    def reckon(self, engine: int) -> None:
-        """Bring the step time up to date with one engine: overhead and roofline."""
-        machine, count = self.machine, self.requests[engine]
-        seconds = 0.0
+    def change(self, request: Request, requests: int, tokens: int) -> None:
+        """A request comes, grows or goes: its engine's next steps take overhead and roofline of that."""
+        machine, engine = self.machine, request.decode
+        request.context += tokens
+        self.context[engine] += tokens
+        self.requests[engine] += requests
+        count, seconds = self.requests[engine], 0.0
         if count > 0:
             read_s = machine.weights_s[machine.step_kind[engine], count]
             read_s += self.context[engine] * machine.kv_s[engine]
@@ -364,7 +313,8 @@ class Model:
         self.env = simpy.Environment()
         self.machine, self.traffic = sim.machine, sim.traffic
         self.batch_requests = len(sim.world.cached)
-        self.scheduler = Scheduler(run)
+        self.rules = SimpleNamespace(**{rule.__name__: run.bind(rule) for rule in _RULES})
+        self.accounts = self.prefill, self.decode, self.nodes = sim.prefill, sim.decode, sim.nodes
         nodes = [Node(self.env, run, node) for node in range(len(sim.nodes.read_q))]
         self.prefill_node = [nodes[node] for node in sim.prefill.node]  # of each engine
         self.decode_node = [nodes[node] for node in sim.decode.node]
@@ -378,7 +328,12 @@ class Model:
         self.prefill_queues: list[deque[Request]] = [deque() for _ in sim.prefill.group_tok]
         self.decode_queues: list[deque[Request]] = [deque() for _ in sim.decode.group_tok]
         self.rows: list[tuple[int, ...]] = []
-        self.start_leaders()
+        for kind, fetch, queues in (
+            (state.PREFILL_LEADER_ENTRY, self.fetch_prefill, self.prefill_queues),
+            (state.DECODE_LEADER_ENTRY, self.fetch_decode, self.decode_queues),
+        ):
+            for group in range(len(queues)):
+                self.env.process(self.lead(kind, fetch, group, len(queues)))
         agents = [self.env.process(self.agent(agent)) for agent in range(len(sim.traffic.first))]
         self.all_ended = self.env.all_of(agents)
 
@@ -387,10 +342,8 @@ class Model:
 
         Columns as ``state.RESULT_FIELDS``, times in ns.
         """
-        stop = self.all_ended
-        if math.isfinite(until_s):
-            stop = stop | Alarm(self.env, until_s * SECOND, state.ALL_ENTRIES, 0)
-        self.env.run(until=stop)
+        time_is_up = Alarm(self.env, whole_ns(until_s), state.ALL_ENTRIES, 0)
+        self.env.run(until=self.all_ended | time_is_up)
         return np.array(self.rows, dtype=np.int64).reshape(-1, len(state.RESULT_FIELDS))
 
     # ---- agents and their turns ------------------------------------------------------------------
@@ -403,15 +356,13 @@ class Model:
             if turn > traffic.first[agent] and traffic.think_ns[turn] > 0:
                 yield Alarm(env, env.now + traffic.think_ns[turn], state.SLEEP_ENTRY, agent)
             columns = (traffic.prompt, traffic.hit, traffic.output)
-            sizes = (int(column[turn]) for column in columns)
-            yield from self.turn(
-                Request(agent, turn, *sizes, env.event(), env.event(), env.event())
-            )
+            events = (env.event(), env.event(), env.event())
+            request = Request(agent, turn, *(int(column[turn]) for column in columns), *events)
+            yield from self.turn(request)
 
     def turn(self, request: Request) -> Process:
         """A turn from submission to its last token."""
-        times = request.times
-        times.append(self.env.now)  # submitted
+        times = [self.env.now]  # submitted, and so on as in ``state.RESULT_TIMES``
         self.for_prefill.append(request)
         self.for_decode.append(request)
         yield request.both_chosen
@@ -428,15 +379,19 @@ class Model:
         times.append(self.env.now)  # read
 
         self.prefill_unit[request.prefill].take_up(request)
-        in_hbm_ns = yield request.computed  # and the first token is out
+        in_hbm_ns = yield request.computed
+        times.append(self.env.now)  # first token
         yield Alarm(self.env, in_hbm_ns, state.MOVE_ENTRY, there.number)
         there.buffer.put(request.prompt)
         times.append(self.env.now)  # admitted
 
-        self.decode_unit[request.decode].join(request)
+        second_ns = self.decode_unit[request.decode].join(request)
         yield request.decoded
-        times.append(self.env.now)  # ended
-        self.rows.append(request.row())
+        left = (-1, -request.prompt, -request.hold)
+        self.rules.add_decode(self.decode, self.nodes, request.decode, *left)
+        times += [min(second_ns, self.env.now), self.env.now]  # second token, ended
+        names = (request.agent, request.turn, request.prefill, request.decode, request.on_decode)
+        self.rows.append((*names, *times))
 
     def take_room(self, node: Node, tokens: int) -> Process:
         """Wait for room in a node's buffer; who finds room goes on before anybody else moves."""
@@ -449,84 +404,81 @@ class Model:
         """A node reads its part of a request's hits from storage."""
         with node.storage_nic.request() as mine:
             yield mine
-            yield Alarm(self.env, node.read(tokens) + 1, state.NIC_ENTRY, node.number)
-        self.scheduler.add_read(*self.scheduler.all, node.number, -tokens)
+            node.use(READ, _NO_ENGINE, tokens, 0, 0)  # memory works too; the read does not wait
+            end_ns = self.env.now + int(tokens / node.read_rate * SECOND) + 1
+            yield Alarm(self.env, end_ns, state.NIC_ENTRY, node.number)
+        self.rules.add_read(*self.accounts, node.number, -tokens)
 
     def first_token(self, request: Request) -> None:
         """Prefill is done: the KV-cache moves into the decode engine's HBM, new blocks are stored."""
-        rules, block = self.scheduler, self.machine.block_tokens
+        rules, block, prompt = self.rules, self.machine.block_tokens, request.prompt
         here, there = self.prefill_node[request.prefill], self.decode_node[request.decode]
-        prompt, miss = request.prompt, request.prompt - request.hit
-        request.times.append(self.env.now)
-        rules.add_prefill(rules.prefill, rules.nodes, request.prefill, -1, -prompt)
-        reads = (request.on_prefill, request.on_decode)
-        rules.add_transfers(*rules.all, here.number, there.number, *reads, miss, -1)
-        moved_ns = int(self.use_both(MOVE, request, miss)) + 1
-        there.use(APPEND, 0, 0, ((prompt + 1) // block - request.hit // block) * block)
+        rules.add_prefill(self.prefill, self.nodes, request.prefill, -1, -prompt)
+        tokens = (request.on_prefill, request.on_decode, request.miss)
+        rules.add_transfers(*self.accounts, here.number, there.number, *tokens, -1)
+        moved_ns = int(self.use_both(MOVE, request, request.miss)) + 1
+        blocks = (prompt + 1) // block - request.hit // block
+        there.use(APPEND, request.decode, 0, 0, blocks * block)
         if request.on_prefill > 0:
             here.buffer.put(request.on_prefill)
         self.in_hbm_ns[there] = max(moved_ns, self.in_hbm_ns[there])  # in the order of asking
         request.computed.succeed(self.in_hbm_ns[there])
 
-    def last_token(self, request: Request) -> None:
-        """The decode engine has done with a request."""
-        rules, prompt = self.scheduler, request.prompt
-        hold = prompt + request.output
-        rules.add_decode(rules.decode, rules.nodes, request.decode, -1, -prompt, -hold)
-        request.decoded.succeed()
-
     def use_both(self, phase: int, request: Request, miss: int) -> float:
         """Give the resources of a request's two nodes the work of a phase; return when it is done."""
+        engine, other = request.prefill, request.decode
         near, far = request.on_prefill, request.on_decode
-        end = self.prefill_node[request.prefill].use(phase, near, far, miss)
-        return max(end, self.decode_node[request.decode].use(phase, far, near, miss))
+        end = self.prefill_node[engine].use(phase, engine, near, far, miss)
+        return max(end, self.decode_node[other].use(phase, other, far, near, miss))
 
     # ---- leaders ---------------------------------------------------------------------------------
 
-    def start_leaders(self) -> None:
-        """One leader for each group; they are not in step with each other."""
-        prefill = [(self.fetch_prefill, group) for group in range(len(self.prefill_queues))]
-        decode = [(self.fetch_decode, group) for group in range(len(self.decode_queues))]
-        leaders = prefill + decode
-        for place, (fetch, group) in enumerate(leaders):
-            first_ns = (place + 1) * self.machine.fetch_ns // len(leaders)
-            self.env.process(self.lead(fetch, group, place, first_ns))
-
-    def lead(self, fetch: Callable[[int], None], group: int, place: int, next_ns: int) -> Process:
-        """A group's leader fetches every so often."""
+    def lead(self, kind: int, fetch: Callable[[int], None], group: int, groups: int) -> Process:
+        """A group's leader fetches every so often; the leaders of a pool take turns, evenly apart."""
+        next_ns = (group + 1) * self.machine.fetch_ns // groups
         while True:
-            yield Alarm(self.env, next_ns, state.PREFILL_LEADER_ENTRY, place)
+            yield Alarm(self.env, next_ns, kind, group)
             fetch(group)
             next_ns += self.machine.fetch_ns
 
     def fetch_prefill(self, group: int) -> None:
         """Give the group's engines to those who wait, in order, until none takes one."""
-        queue = self.for_prefill
-        if self.machine.private:
-            designate(queue, self.prefill_queues, self.scheduler.prefill_group)
+        queue, private = self.for_prefill, self.machine.private
+        if private:
+            while (
+                queue and (to := self.rules.designate_prefill(self.prefill, queue[0].prompt)) >= 0
+            ):
+                self.prefill_queues[to].append(queue.popleft())
             queue = self.prefill_queues[group]
-        while queue and self.scheduler.offer_prefill(group, queue[0]):
+        placed = np.empty((1, 6), dtype=np.int64)
+        while queue:
+            request = queue[0]
+            columns = np.array([[request.prompt], [request.hit], [request.decode]])
+            if self.rules.place_prefill(*self.accounts, group, private, *columns, placed) == 0:
+                break
+            request.prefill, _, request.on_prefill, request.on_decode = placed[0, :4].tolist()
             self.chosen(queue.popleft())
 
     def fetch_decode(self, group: int) -> None:
-        """Phase 1 for all who wait, phase 2 in the group."""
-        designate(self.for_decode, self.decode_queues, self.scheduler.decode_group)
-        queue = self.decode_queues[group]
-        if queue:
-            for _ in range(self.scheduler.offer_decode(group, queue)):
-                self.chosen(queue.popleft())
+        """Phase 1 for all who wait, until one finds no group; phase 2 in the leader's own."""
+        while self.for_decode:
+            sizes = (self.for_decode[0].prompt, self.for_decode[0].hold)
+            to = self.rules.designate_decode(self.decode, *sizes)
+            if to < 0:
+                break
+            self.decode_queues[to].append(self.for_decode.popleft())
+        queue, z_factor = self.decode_queues[group], self.machine.z_factor
+        if not queue:
+            return
+        columns = np.array([(r.prompt, r.hit, r.hold, r.prefill) for r in queue]).T.copy()
+        placed = np.empty((len(queue), 7), dtype=np.int64)
+        count, _ = self.rules.place_decode(*self.accounts, group, z_factor, *columns, placed)
+        for row in placed[:count, :4].tolist():
+            request = queue.popleft()
+            request.decode, _, request.on_prefill, request.on_decode = row
+            self.chosen(request)
 
     def chosen(self, request: Request) -> None:
         """A request has got an engine; with both, it is known who reads what, and it goes on."""
-        if request.prefill >= 0 and request.decode >= 0:
+        if _NO_ENGINE not in (request.prefill, request.decode):
             request.both_chosen.succeed()
-
-
-def designate(
-    common: deque[Request],
-    queues: Sequence[deque[Request]],
-    group_of: Callable[[Request], int],
-) -> None:
-    """Move those who wait to the queues of their groups, in order, until one has no group."""
-    while common and (group := group_of(common[0])) >= 0:
-        queues[group].append(common.popleft())

@@ -25,6 +25,7 @@ from solvers.simulator.state import RESULT_FIELDS, RESULT_TIMES, Traffic
 from tests.conftest import ROOT
 
 DEEPSEEK = "deepseek-660b-2p4d"
+ROOFLINE = Constants()
 FIRST_TIME = RESULT_FIELDS.index("submitted")
 SAME_NS = 1_000
 
@@ -55,7 +56,7 @@ def by_both(
     *,
     until_s: float = math.inf,
     change: Change | None = None,
-    constants: Constants | None = None,
+    constants: Constants = ROOFLINE,
     switches: Switches | None = None,
 ) -> tuple[Rows, Rows]:
     """Return the turns that end, in the order of agents and turns: the kernel's and SimPy's."""
@@ -146,24 +147,19 @@ def test_requests_that_wait_for_room_on_decode_nodes(policy: str) -> None:
     assert (times(kernel, "allocated") - times(kernel, "placed")).max() > 0.1
 
 
-_ZERO = pytest.mark.xfail(
-    strict=True,
-    reason="in the kernel who needs no room on the prefill node queues for it all the same",
-)
-
-
 @pytest.mark.parametrize(
-    ("policy", "nodes"),
-    [("basic", "prefill"), ("basic", "all"), pytest.param("dualpath", "prefill", marks=_ZERO)],
+    ("policy", "nodes", "agents"),
+    [("basic", "prefill", 40), ("basic", "all", 40), ("dualpath", "prefill", 80)],
 )
-def test_requests_that_wait_for_room_on_prefill_nodes(policy: str, nodes: str) -> None:
-    """Every turn has a hit, and under `basic` the prefill node reads it all: each needs room there."""
+def test_requests_that_wait_for_room_on_prefill_nodes(policy: str, nodes: str, agents: int) -> None:
+    """Under `basic` each turn needs room there, as each has a hit; under `dualpath` some need none, and
+    do not wait behind those who do."""
 
     def little_room(run: Simulation) -> None:
         most, chosen = run.sim.traffic.prompt.max(), run.sim.nodes.decode == 0
         run.sim.world.buffer_free[chosen if nodes == "prefill" else slice(None)] = most
 
-    traffic = sessions(DEEPSEEK, 40)
+    traffic = sessions(DEEPSEEK, agents)
     traffic = traffic._replace(prompt=np.maximum(traffic.prompt, 2), hit=np.maximum(traffic.hit, 1))
     kernel, reference = by_both(DEEPSEEK, traffic, policy, until_s=30.0, change=little_room)
     agree(kernel, reference)
@@ -176,7 +172,14 @@ def test_it_would_notice() -> None:
     settings, nodes = configure(scenario)
     ended = []
     for factor in (1.0, 1.001):
-        run = prepare(scenario, settings, nodes, sessions(DEEPSEEK, 6), compiled=False)
+        run = prepare(
+            scenario,
+            settings,
+            nodes,
+            sessions(DEEPSEEK, 6),
+            constants=ROOFLINE,
+            compiled=False,
+        )
         run.sim.machine.kv_s[:] *= factor
         ended.append(Model(run).run(10.0)[:20, -1])
     assert np.abs(ended[0] - ended[1]).max() > SAME_NS
