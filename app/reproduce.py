@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from solvers.reproduction import effects as effects_of
-from solvers.reproduction.figures import EXPERIMENTS, reproduce
+from solvers.reproduction.figures import EXPERIMENTS, check_names, reproduce
 from solvers.reproduction.fit import Fit, fit
 from solvers.reproduction.lab import DS_660B, Assumptions, Lab
 
@@ -25,6 +25,7 @@ def run_reproduction(
 
     KeyboardInterrupt keeps what is finished: ``interrupted`` is then true.
     """
+    check_names(only)
     assumptions = Assumptions()
     done = 0.0
 
@@ -32,7 +33,7 @@ def run_reproduction(
         say(min(0.99, done), text)
 
     lab = Lab(assumptions, said)
-    names = only or tuple(EXPERIMENTS)
+    names = tuple(dict.fromkeys(only)) or tuple(EXPERIMENTS)
     parts = len(names) + (2 if curves else 0) + (5 if with_effects else 0)
     found: dict[str, Any] = {
         "constants": asdict(assumptions.constants),
@@ -45,14 +46,16 @@ def run_reproduction(
     }
     try:
         for name in names:
-            found["rows"] += [asdict(row) for row in reproduce(lab, (name,))]
+            for row in reproduce(lab, (name,)):
+                found["rows"].append(asdict(row))
             done += 1 / parts
         if curves:
-            found["batches"] = [_batch(lab, agents) for agents in AGENTS]
+            for agents in AGENTS:
+                found["batches"].append(_batch(lab, agents))
             done += 1 / parts
-            found["curves"] = [
-                _point(lab, arm, rate) for arm in ("basic", "dualpath") for rate in RATES
-            ]
+            for arm in ("basic", "dualpath"):
+                for rate in RATES:
+                    found["curves"].append(_point(lab, arm, rate))
             done += 1 / parts
         if with_effects:
             for effect in effects_of.effects(assumptions):

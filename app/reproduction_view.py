@@ -68,6 +68,7 @@ def summary(rows: list[Mapping[str, Any]]) -> str:
 def show_reproduction(found: Mapping[str, Any]) -> None:
     """Print the figures, and the effects of assumptions where they were asked for."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
@@ -82,8 +83,14 @@ def show_reproduction(found: Mapping[str, Any]) -> None:
         before = row["figure"]
         how = standing(row)
         colour = {"off": "red", "broken": "red", "fitted": "dim"}.get(how, "green")
-        cells = (first, row["quantity"], number(row["paper"]), number(row["ours"]), error)
-        shown.add_row(*cells, f"[{colour}]{how}[/{colour}]", row["note"])
+        cells = (
+            escape(first),
+            escape(row["quantity"]),
+            number(row["paper"]),
+            number(row["ours"]),
+            error,
+        )
+        shown.add_row(*cells, f"[{colour}]{how}[/{colour}]", escape(row["note"]))
     console.print(shown)
     if found["rows"]:
         console.print(summary(found["rows"]))
@@ -93,7 +100,7 @@ def show_reproduction(found: Mapping[str, Any]) -> None:
         for name in OUTCOMES.values():
             effects.add_column(name, justify="right")
         for entry in found["effects"]:
-            effects.add_row(entry["meaning"], *_changes(entry))
+            effects.add_row(escape(entry["meaning"]), *_changes(entry))
         console.print(effects)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -198,11 +198,16 @@ EXPERIMENTS: dict[str, Callable[[Lab], Found]] = {
 }
 
 
-def reproduce(lab: Lab, only: tuple[str, ...] = ()) -> Iterator[Row]:
-    """Yield every figure, or those of the experiments named. Raises InputError for unknown names."""
-    for name in only:
+def check_names(names: Iterable[str]) -> None:
+    """Raise InputError for a name that is no experiment's."""
+    for name in names:
         if name not in EXPERIMENTS:
             raise unknown_name("experiment", name, EXPERIMENTS)
+
+
+def reproduce(lab: Lab, only: tuple[str, ...] = ()) -> Iterator[Row]:
+    """Yield every figure, or those of the experiments named. Raises InputError for unknown names."""
+    check_names(only)
     for name, experiment in EXPERIMENTS.items():
         if only and name not in only:
             continue

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from dualpath_model.errors import InfeasibleError, InputError
+from dualpath_model.errors import InfeasibleError, InputError, unknown_name
 from dualpath_model.scenario import Scenario
 from solvers import planner
 from solvers.simulator.constants import Constants
@@ -98,6 +98,8 @@ def capacity(
 
     Raises InputError for bad numbers, InfeasibleError where no rate meets the SLO.
     """
+    if statistic not in get_args(Statistic):
+        raise unknown_name("statistic", statistic, get_args(Statistic))
     if not 1 <= replications <= 1000:
         raise InputError(f"replications is {replications}; it must be 1 to 1000")
     if not 1e-4 <= tolerance <= 0.5:
@@ -181,7 +183,7 @@ def capacity(
         slo_ttft_s=slo.ttft_s,
         slo_tpot_s=slo.tpot_s,
         rate_aps=rate,
-        low_aps=max(0.0, rate - half),
+        low_aps=float(np.maximum(0.0, rate - half)),  # nan stays nan
         high_aps=rate + half,
         turns_per_s=rate * turns,
         limit=_limit(probes, slo.ttft_s),

@@ -125,9 +125,6 @@ def test_ctrl_c_keeps_the_experiments_that_are_finished(stubs: list[str]) -> Non
     assert found["effects"] == found["curves"] == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="run_reproduction: rows of the experiment that is cut off are thrown away"
-)
 @pytest.mark.usefixtures("stubs")
 def test_ctrl_c_keeps_the_figures_that_are_finished() -> None:
     """Those of half an experiment too: a capacity takes minutes."""
@@ -147,16 +144,12 @@ def test_an_unknown_experiment_is_refused(stubs: list[str]) -> None:
     assert stubs == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="run_reproduction: a second unknown name is found after the first has run"
-)
 def test_every_name_is_looked_at_before_anything_runs(stubs: list[str]) -> None:
     with pytest.raises(InputError, match="experiment 'scael' is unknown"):
         run_reproduction(("offline", "scael"), False, False, quiet)
     assert stubs == []
 
 
-@pytest.mark.xfail(strict=True, reason="run_reproduction: a name given twice gives its rows twice")
 @pytest.mark.usefixtures("stubs")
 def test_a_name_that_is_given_twice_counts_once() -> None:
     found = run_reproduction(("scale", "scale"), False, False, quiet)
@@ -362,9 +355,6 @@ def test_the_terminal_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None
     assert "-12.5%" in shown
 
 
-@pytest.mark.xfail(
-    strict=True, reason="show_reproduction: notes and quantities are read as rich markup"
-)
 @pytest.mark.parametrize("text", ["[at 64K] agents", "in [/] brackets"])
 def test_the_terminal_shows_brackets_as_they_are(
     text: str, capsys: pytest.CaptureFixture[str]
