@@ -321,7 +321,7 @@ def comparison_table() -> str:
         for measure in measures:
             row = mine[measure]
             changed = f" ({row['change']:+.1%} ± {row['change_half_width']:.1%})"
-            cells.append(f"{row['mean']:.3g}{'' if policy == 'dualpath' else changed}")
+            cells.append(f"{view.number(row['mean'])}{'' if policy == 'dualpath' else changed}")
         lines.append(f"| {case if case != before else ''} | {policy} | {' | '.join(cells)} |")
         before = case
     return "\n".join(lines)

@@ -27,8 +27,6 @@ NODE = (
     "nic_busy",  # share of the time since the sample before
 )
 
-_IDLE = 0.05
-
 
 @dataclass
 class Series:
@@ -77,12 +75,12 @@ class Series:
         return float(np.mean(values)) if values else 0.0
 
     def nic_max_over_mean(self, read_rate: np.ndarray) -> float:
-        """Return the mean over the samples' windows of what the busiest storage NIC read over what all
-        read on average; ``read_rate``: of each NIC, tokens/s. Windows with the NICs 95 % idle are left
-        out. 1 of none.
+        """Return what the busiest storage NIC read over what all read on average, in the windows between
+        samples, each window counted by what was read in it; ``read_rate``: of each NIC, tokens/s. 1 of
+        none.
         """
         if not self.nodes:
             return 1.0
-        busy = np.array(self.nodes)[:, :, NODE.index("nic_busy")]
-        read = busy[busy.mean(axis=1) > _IDLE] * read_rate
-        return float((read.max(axis=1) / read.mean(axis=1)).mean()) if len(read) else 1.0
+        read = np.array(self.nodes)[:, :, NODE.index("nic_busy")] * read_rate
+        total = float(read.mean(axis=1).sum())
+        return float(read.max(axis=1).sum()) / total if total > 0 else 1.0
