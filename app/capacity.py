@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import asdict
 from typing import Any
 
@@ -28,7 +27,6 @@ def run_capacity(
     tell: Tell,
 ) -> dict[str, Any]:
     """Search the highest rate within the SLO (see :func:`solvers.simulator.capacity.capacity`)."""
-    runs = itertools.count(1)
     found = capacity(
         scenario,
         policy,
@@ -40,7 +38,7 @@ def run_capacity(
         tolerance=tolerance,
         constants=constants.constants,
         switches=switches,
-        progress=lambda done: tell(done, f"{next(runs)} runs"),
+        progress=lambda done, runs: tell(done, f"{runs} runs"),
     )
     return {
         "scenario": scenario.name,

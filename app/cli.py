@@ -145,7 +145,11 @@ def simulate(
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=1e-6, max=1e9, help="Agents a second, Poisson; default: all at once."),
+        typer.Option(
+            min=1e-6,
+            max=1e9,
+            help="Agents a second, Poisson; default: when sessions say, or at once.",
+        ),
     ] = None,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, max=1e9, help="Simulated seconds after which to stop.")
@@ -299,6 +303,8 @@ def reproduce(
     from app.progress import bar
 
     if fit is not None:
+        if only or effects or json is not None or html is not None or picture is not None:
+            raise InputError("--fit writes the constants and nothing else; give it alone")
         check_targets(None, fit, None)
         with bar("fitting") as tell:
             constants = running.run_fit(tell)
@@ -512,7 +518,11 @@ def schedule_run(
     agents: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sessions to run.")] = 200,
     rate: Annotated[
         float | None,
-        typer.Option(min=1e-6, max=1e9, help="Agents a second, Poisson; default: all at once."),
+        typer.Option(
+            min=1e-6,
+            max=1e9,
+            help="Agents a second, Poisson; default: when sessions say, or at once.",
+        ),
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, max=1e7, help="Simulated seconds after which to stop.")

@@ -16,6 +16,7 @@ import numpy as np
 from app import plan_view as view
 from app.page import page, pictures, table
 from app.results import samples
+from app.show_simulation import arriving, ending
 from dualpath_model.quantities import Dimension, show
 from dualpath_model.scenario import Scenario
 from solvers.simulator import series
@@ -36,10 +37,8 @@ _LEAST_S = 1e-4  # what a log axis shows 0 as
 
 def simulation_html(scenario: Scenario, outcome: Outcome, found: Mapping[str, Any]) -> str:
     """Return the page; ``found`` is the summary as ``--json`` prints it."""
-    how = "all at once" if found["rate_aps"] is None else f"at {found['rate_aps']:g} a second"
     heading = (
-        f"{found['turns']:,} turns of {found['agents']:,} agents {how}: "
-        f"completion {found['jct_s']:,.0f} s"
+        f"{found['turns']:,} turns of {found['agents']:,} agents {arriving(found)}: {ending(found)}"
     )
     if found["interrupted"]:
         heading = f"Interrupted after {found['end_s']:,.0f} s: {heading}"

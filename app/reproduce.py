@@ -85,7 +85,7 @@ _HEADER = """\
 #
 # How they came about: least squares of the relative errors of three figures of the paper (JCT of 2P4D
 # with 2K agents 3,167 s; TTFT 1.739 s and TPOT 0.039 s at 0.4 agents/s), means over seeds 0 to 2, with
-# the assumptions of solvers/reproduction/lab.py. No other figure was looked at.
+# the assumptions of solvers/reproduction/lab.py. docs/simulator.md says what else was looked at.
 """
 
 

@@ -55,7 +55,8 @@ def number(value: float) -> str:
 
 def summary(rows: list[Mapping[str, Any]]) -> str:
     """Return one sentence on how the figures came out."""
-    predicted = [row for row in rows if not row["fitted"] and row["kind"] != "bound"]
+    counted = ("ratio", "absolute")
+    predicted = [row for row in rows if not row["fitted"] and row["kind"] in counted]
     near = sum(1 for row in predicted if abs(row["error"]) <= AIM)
     ratios = [row for row in predicted if row["kind"] == "ratio"]
     near_ratios = sum(1 for row in ratios if abs(row["error"]) <= AIM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,16 +33,31 @@ _INTERVALS = {
 }
 
 
+def arriving(found: Mapping[str, Any]) -> str:
+    """Say when the agents come."""
+    if found["rate_aps"] is None:
+        return "when their sessions say (at once where they do not)"
+    return f"at {found['rate_aps']:g} a second"
+
+
+def ending(found: Mapping[str, Any]) -> str:
+    """Say when the last agent was done, or when the run stopped."""
+    if math.isnan(found["jct_s"]):
+        return f"stopped at {found['end_s']:,.0f} s"
+    return f"completion {found['jct_s']:,.1f} s"
+
+
 def show_simulation(found: Mapping[str, Any]) -> None:
     """Print what a simulation shows."""
     if found["interrupted"]:
         print("interrupted: this is what was finished")
-    how = "at once" if found["rate_aps"] is None else f"at {found['rate_aps']:g} a second"
     print(
-        f"{found['policy']}: {found['agents']} agents {how}, {found['agents_ended']} ended; "
-        f"{found['turns']} turns, completion {found['jct_s']:.1f} s "
-        f"({found['wall_s']:.2f} s of computing)"
+        f"{found['policy']}: {found['agents']} agents {arriving(found)}, {found['agents_ended']} ended; "
+        f"{found['turns']} turns, {ending(found)} ({found['wall_s']:.2f} s of computing)"
     )
+    loads = "layer by layer" if found["layerwise"] else "before prefill"
+    limit = f"at most {found['token_limit']:,}" if found["token_limit"] else "any number of"
+    print(f"hits are loaded {loads}, forward batches of {limit} tokens")
     if found["warmup_s"] > 0:
         print(f"{found['turns_counted']} turns ended after {found['warmup_s']:g} s and are counted")
     print(_constants(found["constants"]))
@@ -53,7 +69,7 @@ def show_simulation(found: Mapping[str, Any]) -> None:
         f"storage NICs, max over mean: {found['snic_max_over_mean']:.3f}; attention time of a unit's "
         f"engines: {found['attention_max_over_mean']:.3f}"
     )
-    if found["working_set_bytes"]:
+    if found["working_set_bytes"] > 0:  # nan without samples
         size = show(found["working_set_bytes"], Dimension.BYTES)
         print(f"working set: {size} of KV-cache in the mean")
     for row in sorted(found["utilisation"], key=lambda row: -row["busy"])[:5]:

@@ -61,13 +61,13 @@ def _with_sessions(scenario: Scenario, traces: Path) -> Scenario:
 
 def _show(case: Case, rows: list[Comparison]) -> None:
     print(f"\n{case.name}")
-    print(f"{'policy':>10}" + "".join(f"{name:>30}" for name in MEASURES))
+    print(f"{'policy':>24}" + "".join(f"{name:>30}" for name in MEASURES))
     for policy in dict.fromkeys(row.policy for row in rows):
         cells = []
         for row in (row for row in rows if row.policy == policy):
             change = f" ({row.change:+.1%} +-{row.change_half_width:.1%})"
             cells.append(f"{row.mean:.4g}{'' if policy == 'dualpath' else change}")
-        print(f"{policy:>10}" + "".join(f"{cell:>30}" for cell in cells))
+        print(f"{policy:>24}" + "".join(f"{cell:>30}" for cell in cells))
 
 
 def _say(text: str) -> None:

@@ -29,7 +29,7 @@ import simpy
 from dualpath_model.scheduler import attention, packing, placement
 from solvers.simulator import state
 from solvers.simulator.model import Simulation, whole_ns
-from solvers.simulator.state import APPEND, GENERATE, LOAD, MOVE, READ, SECOND
+from solvers.simulator.state import APPEND, GENERATE, LOAD, LOAD_AGAIN, MOVE, READ, SECOND
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -199,8 +199,10 @@ class PrefillUnit:
         for engine in self.engines.values():
             compute_s = max(compute_s, engine.fill())
             for request in engine.batch:
-                if request.done == 0:  # its hits come with its first chunk
-                    loaded_ns = max(loaded_ns, self.model.use_both(LOAD, request, 0))
+                first = request.done == 0
+                if first or self.machine.layerwise:  # a layer at a time: again with every chunk
+                    phase = LOAD if first else LOAD_AGAIN
+                    loaded_ns = max(loaded_ns, self.model.use_both(phase, request, 0))
         compute_ns = (compute_s + self.machine.batch_s) * SECOND
         begun_ns = self.env.now if self.machine.layerwise else loaded_ns
         return max(begun_ns + compute_ns, loaded_ns)
@@ -404,8 +406,10 @@ class Model:
         """A node reads its part of a request's hits from storage."""
         with node.storage_nic.request() as mine:
             yield mine
-            node.use(READ, _NO_ENGINE, tokens, 0, 0)  # memory works too; the read does not wait
-            end_ns = self.env.now + int(tokens / node.read_rate * SECOND) + 1
+            node.use(READ, _NO_ENGINE, tokens, 0, 0)  # memory works too; the read does not queue
+            behind_s = max(tokens * near_s for near_s, _, _ in node.token_s[READ])
+            seconds = max(tokens / node.read_rate, behind_s)
+            end_ns = self.env.now + int(seconds * SECOND) + 1
             yield Alarm(self.env, end_ns, state.NIC_ENTRY, node.number)
         self.rules.add_read(*self.accounts, node.number, -tokens)
 

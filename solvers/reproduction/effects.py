@@ -30,6 +30,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "appends vary twice as much (as in the recorded sessions)": {"append_variation": 2.0},
     "all sessions of about the same number of turns": {"turns_sigma": 0.05},
     "other sessions (seed 1)": {"workload_seed": 1},
+    "other sessions (seed 2)": {"workload_seed": 2},
+    "other sessions (seed 3)": {"workload_seed": 3},
     "storage NICs at 86 % of line rate, as measured with 3FS": {"snic": 0.859},
     "prefill at an MFU of 0.35 instead of 0.25": {"prefill_mfu": 0.35},
     "decode HBM at 0.6 of the data sheet instead of 0.8": {"hbm": 0.6},

@@ -87,14 +87,15 @@ def capacity(
     constants: Constants | None = None,
     switches: Switches | None = None,
     compiled: bool = True,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float, int], None] | None = None,
 ) -> Capacity:
     """Return the highest Poisson rate of agents whose TTFT and TPOT meet the scenario's SLO.
 
     ``statistic`` of the turns that end in the ``measure_s`` seconds after ``warmup_s``: agents that
     live long keep arriving into a system that fills for about three of their lifetimes, so a short
     warm-up flatters. ``tolerance``: relative width at which a bisection stops. ``progress`` gets the
-    share that is done; KeyboardInterrupt from it ends the search and keeps the seeds that are finished.
+    share that is done and the runs made; KeyboardInterrupt from it ends the search and keeps the seeds
+    that are finished.
 
     Raises InputError for bad numbers, InfeasibleError where no rate meets the SLO.
     """
@@ -115,7 +116,7 @@ def capacity(
 
     def still_here(done: float, now_s: float, turns_ended: int) -> None:
         if progress is not None:  # may raise KeyboardInterrupt, in the middle of a run too
-            progress(min(1.0, len(probes) / likely))
+            progress(min(1.0, len(probes) / likely), len(probes))
 
     def probe(seed: int, rate: float) -> bool:
         waiting_allowed = _OVERLOADED * slo.ttft_s * rate * turns

@@ -49,14 +49,16 @@ class Utilisation:
 class Simulated:
     """What a run shows. Times in seconds; spreads are over the turns that ended after the warm-up.
 
-    ``jct_s``: first submission to the last end. ``ttft_s``: submission of a turn to its first token;
-    its parts: ``scheduling_s`` until both engines are chosen, ``allocating_s`` until buffers have room,
-    ``reading_s`` until the hits are in memory, ``prefill_s`` until the first token.
+    ``jct_s``: first submission to the last end, nan if the run stopped before. ``ttft_s``: submission
+    of a turn to its first token; its parts: ``scheduling_s`` until both engines are chosen,
+    ``allocating_s`` until buffers have room, ``reading_s`` until the hits are in memory, ``prefill_s``
+    until the first token.
     ``ttst_s``: first to second token, hand-off and decode start included. ``tpot_s``: mean gap of a
     turn's later tokens. ``agent_s``: an agent's own time, start to end. Over the whole run, warm-up
     included: ``snic_max_over_mean`` of the tokens that the storage NICs read,
-    ``attention_max_over_mean`` of a prefill unit's engines, ``utilisation``.
-    ``working_set_bytes``: mean KV-cache that agents come back to, 0 without samples. ``interrupted``:
+    ``attention_max_over_mean`` of a prefill unit's engines in batches in which all have work (1 where a
+    unit is one engine), ``utilisation``.
+    ``working_set_bytes``: mean KV-cache that agents come back to, nan without samples. ``interrupted``:
     stopped by Ctrl-C.
     """
 
@@ -272,7 +274,7 @@ def _summary(
         warmup_s=warmup_s,
         end_s=end_s,
         interrupted=interrupted,
-        jct_s=last_end - float(traffic.start_ns.min() / 1e9),
+        jct_s=last_end - float(traffic.start_ns.min() / 1e9) if run.ended else math.nan,
         turns=all_turns,
         turns_counted=len(rows),
         agents_ended=int(run.total(arrays.AGENTS_ENDED)),
@@ -291,7 +293,11 @@ def _summary(
         attention_max_over_mean=(
             run.total(arrays.ATTENTION_MAX_S) / attention if attention > 0 else 1.0
         ),
-        working_set_bytes=series.mean("working_set_tokens", warmup_s) * token_bytes,
+        working_set_bytes=(
+            series.mean("working_set_tokens", warmup_s) * token_bytes
+            if series.cluster
+            else math.nan
+        ),
         utilisation=_utilisation(scenario, run, end_s),
     )
 

@@ -65,6 +65,7 @@ def submit(sim: Sim, agent: int, now: int) -> None:
     agents[agent, DECODE] = -1
     agents[agent, COMPUTED] = 0
     count_inside(sim.results.totals, 1, now)
+    call_leaders(sim, now)
     common = world.prefill_queues.first.shape[0] - 1
     append(world.prefill_queues, common, agents, NEXT_PREFILL, agent)
     common = world.decode_queues.first.shape[0] - 1
@@ -77,6 +78,33 @@ def count_inside(totals: FloatArray, change: int, now: int) -> None:
     totals[INSIDE_NS] += totals[INSIDE] * (now - totals[INSIDE_SINCE_NS])
     totals[INSIDE_SINCE_NS] = now
     totals[INSIDE] += change
+
+
+@compilable
+def fetch(sim: Sim, entry: int, now: int) -> None:
+    """A leader fetches, or stops until the next turn is submitted because no turn is in flight."""
+    entries = sim.entries
+    if sim.results.totals[INSIDE] == 0.0:
+        set_time(sim.world.agenda, entry, NEVER)
+        sim.world.stopped[0] += 1
+        return
+    set_time(sim.world.agenda, entry, now + sim.machine.fetch_ns)
+    if entry < entries[DECODE_LEADER_ENTRY]:
+        fetch_prefill(sim, entry - entries[PREFILL_LEADER_ENTRY], now)
+    else:
+        fetch_decode(sim, entry - entries[DECODE_LEADER_ENTRY], now)
+
+
+@compilable
+def call_leaders(sim: Sim, now: int) -> None:
+    """Leaders that have stopped go on at the next of their own times."""
+    if sim.world.stopped[0] == 0:
+        return
+    sim.world.stopped[0] = 0
+    every, first = sim.machine.fetch_ns, sim.entries[PREFILL_LEADER_ENTRY]
+    for entry in range(first, sim.entries[MOVE_ENTRY]):
+        begun = sim.world.leader_ns[entry - first]
+        set_time(sim.world.agenda, entry, begun + max(0, (now - begun) // every + 1) * every)
 
 
 @compilable
@@ -155,12 +183,8 @@ def run(sim: Sim, until_ns: int, most_events: int) -> int:
             batch_ended(sim, entry - entries[PREFILL_ENTRY], now)
         elif entry < entries[PREFILL_LEADER_ENTRY]:
             room_is_free(sim, entry - entries[BUFFER_ENTRY], now)
-        elif entry < entries[DECODE_LEADER_ENTRY]:
-            set_time(agenda, entry, now + sim.machine.fetch_ns)
-            fetch_prefill(sim, entry - entries[PREFILL_LEADER_ENTRY], now)
         elif entry < entries[MOVE_ENTRY]:
-            set_time(agenda, entry, now + sim.machine.fetch_ns)
-            fetch_decode(sim, entry - entries[DECODE_LEADER_ENTRY], now)
+            fetch(sim, entry, now)
         elif entry < entries[DECODE_ENTRY]:
             admit(sim, entry - entries[MOVE_ENTRY], now)
         elif entry < entries[SLEEP_ENTRY]:

@@ -150,6 +150,7 @@ def prepare(
     """
     constants, switches = constants or Constants(), switches or Switches()
     policy = policy_named(settings.policy)
+    _check_modelled(scenario)
     if settings.patience:
         raise InputError(
             f"settings.patience is {settings.patience}; the simulator's queues are first in, first out, "
@@ -177,6 +178,26 @@ def prepare(
         world, machine, traffic, state.prefill, state.decode, state.nodes, results, entries
     )
     return Simulation(policy, sim, state, buffers, compiled)
+
+
+def _check_modelled(scenario: Scenario) -> None:
+    """Refuse a scenario with parts that the simulator would leave out without a word."""
+    cluster, serving = scenario.cluster, scenario.serving
+    left_out = {
+        f"{len(scenario.classes)} classes of traffic": len(scenario.classes) > 1,
+        "dram_cache": serving.dram_cache_hit_share > 0,
+        "cluster.storage (a limit of the storage service)": cluster.storage_read_bytes_per_s
+        is not None
+        or cluster.storage_write_bytes_per_s is not None,
+        "cluster.fabric": cluster.fabric_bytes_per_s is not None,
+        "locality": scenario.zones is not None,
+    }
+    for name, there in left_out.items():
+        if there:
+            raise InputError(
+                f"the scenario has {name}, which the simulator does not model; leave it out, or ask "
+                f"`dualpath plan`, which does"
+            )
 
 
 def _most_requests(state: State, traffic: arrays.Traffic) -> int:
@@ -286,6 +307,7 @@ def _steps_of(phase: int, layerwise: bool) -> Callable[[Step], bool]:
         return {
             arrays.READ: step.phase is Phase.READ,
             arrays.LOAD: step.phase is Phase.LOAD or early,
+            arrays.LOAD_AGAIN: step.phase is Phase.LOAD,
             arrays.MOVE: step.phase in (Phase.HAND_OFF, Phase.DECODE_START) and not early,
             arrays.APPEND: step.phase is Phase.WRITE_BACK and not generated,
             arrays.GENERATE: step.phase is Phase.WRITE_BACK and generated,
@@ -297,7 +319,7 @@ def _steps_of(phase: int, layerwise: bool) -> Callable[[Step], bool]:
 def _transfers(
     scenario: Scenario, owners: list[tuple[Pool, Node]], layerwise: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ``near_s``, ``far_s`` and ``miss_s`` of the kernel's phases, (5, N, K) each."""
+    """Return ``near_s``, ``far_s`` and ``miss_s`` of the kernel's phases, (6, N, K) each."""
     rest = (Payload.MISS, Payload.APPENDED, Payload.GENERATED)
 
     def of(phase: int) -> list[Prices]:
@@ -306,11 +328,11 @@ def _transfers(
             seen[owner] = transfer_costs(scenario, *owner, keep, rest)
         return [seen[owner] for owner in owners]
 
-    costs = [of(phase) for phase in range(5)]
+    costs = [of(phase) for phase in arrays.PHASES]
     columns = max(len(cost.resources) for cost in costs[0])
 
     def table(part: str) -> np.ndarray:
-        padded = np.zeros((5, len(owners), columns))
+        padded = np.zeros((len(costs), len(owners), columns))
         for phase, row in enumerate(costs):
             for number, cost in enumerate(row):
                 padded[phase, number, : len(cost.resources)] = getattr(cost, part)
@@ -460,6 +482,8 @@ def _world(
         end_steps=np.zeros((units_d, heap)),
         end_agents=ints(units_d, heap),
         agenda=tree_of(times),
+        leader_ns=times[entries[arrays.PREFILL_LEADER_ENTRY] : entries[arrays.MOVE_ENTRY]].copy(),
+        stopped=ints(1),
         sleep_ns=traffic.start_ns[order].copy(),
         sleepers=order.astype(np.int64),
         sleeping=np.array([agents], dtype=np.int64),

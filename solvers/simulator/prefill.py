@@ -18,6 +18,7 @@ from solvers.simulator.state import (
     DECODE,
     FIRST_TOKEN,
     LOAD,
+    LOAD_AGAIN,
     MOVE,
     MOVE_END,
     MOVE_ENTRY,
@@ -88,8 +89,10 @@ def start_batch(sim: Sim, unit: int, now: int) -> None:
             agents[agent, CHUNK] = size
             tokens += size
             attention_s += chunk_seconds(model, cached[i], size)
-            if agents[agent, COMPUTED] == 0:  # its hits come with its first chunk
+            if agents[agent, COMPUTED] == 0:
                 loaded_ns = max(loaded_ns, use_both(sim, LOAD, agent, 0, now))
+            elif machine.layerwise:  # a layer at a time, so every chunk needs them again
+                loaded_ns = max(loaded_ns, use_both(sim, LOAD_AGAIN, agent, 0, now))
             agent = agents[agent, NEXT_PREFILL]
         world.in_batch[engine] = taken
         compute_s = max(compute_s, attention_s + tokens * machine.linear_s[engine])

@@ -13,9 +13,10 @@ from dualpath_model.scheduler.arrays import Engines, FloatArray, Nodes
 from dualpath_model.scheduler.index import IntArray
 
 SECOND = 1e9
-READ, LOAD, MOVE, APPEND, GENERATE = range(5)
-"""Rows of ``Machine.near_s``: what a storage read, the load of hits into the prefill engine, all that
-follows the first token, storing an appended and storing a generated token pass on a node."""
+READ, LOAD, LOAD_AGAIN, MOVE, APPEND, GENERATE = PHASES = range(6)
+"""Rows of ``Machine.near_s``: what a storage read, the load of hits into the prefill engine with a
+prompt's first chunk and with its later ones, all that follows the first token, storing an appended and
+storing a generated token pass on a node."""
 
 
 class Machine(NamedTuple):
@@ -24,11 +25,11 @@ class Machine(NamedTuple):
     """
 
     near_s: FloatArray
-    """Seconds a hit token takes on each resource of a node that reads it, (5, N, K)."""
+    """Seconds a hit token takes on each resource of a node that reads it, (6, N, K)."""
     far_s: FloatArray
-    """The same where the other side reads it, (5, N, K)."""
+    """The same where the other side reads it, (6, N, K)."""
     miss_s: FloatArray
-    """Seconds a token takes that is not a hit, (5, N, K)."""
+    """Seconds a token takes that is not a hit, (6, N, K)."""
     own: IntArray
     """Engines that have a share of a node's resource to themselves (a GPU's NICs), 0 where all engines
     share it (DRAM), (N, K)."""
@@ -259,6 +260,10 @@ class World(NamedTuple):
     end_agents: IntArray
     """Whose it is, (Ud, B)."""
     agenda: IntArray
+    leader_ns: IntArray
+    """When each leader fetches first, prefill leaders first, (groups,)."""
+    stopped: IntArray
+    """How many leaders have stopped, (1,)."""
     sleep_ns: IntArray
     sleepers: IntArray
     sleeping: IntArray

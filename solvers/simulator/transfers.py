@@ -161,16 +161,19 @@ def queue_reads(sim: Sim, agent: int, now: int) -> None:
 
 @compilable
 def start_read(sim: Sim, node: int, tokens: int, now: int) -> None:
-    """The head of a read queue is read at the storage NIC's rate.
+    """The head of a read queue is read as fast as the storage NIC, and what is behind it, can.
 
-    Memory gets the work, but the read does not wait for it: in the order of asking, a NIC would idle
-    behind one engine's burst of loads. Where memory is what limits, loads wait, buffers fill, and reads
-    stop for want of room.
+    Its way into memory is work for the memory, but the read does not queue for it: in the order of
+    asking, a NIC would idle behind one engine's burst of loads. Where memory is what limits, loads wait,
+    buffers fill, and reads stop for want of room.
     """
+    world, machine = sim.world, sim.machine
     seconds = tokens / sim.nodes.read_rate[node]
-    sim.world.work_s[node, sim.world.work_s.shape[1] - 1] += seconds
+    world.work_s[node, world.work_s.shape[1] - 1] += seconds
     use(sim, READ, node, -1, tokens, 0, 0, now)
-    set_time(sim.world.agenda, sim.entries[NIC_ENTRY] + node, now + int(seconds * SECOND) + 1)
+    for column in range(world.busy_ns.shape[1]):
+        seconds = max(seconds, tokens * machine.near_s[READ, node, column])
+    set_time(world.agenda, sim.entries[NIC_ENTRY] + node, now + int(seconds * SECOND) + 1)
 
 
 @compilable
