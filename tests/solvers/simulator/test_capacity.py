@@ -237,8 +237,10 @@ def test_an_slo_that_no_rate_meets_is_said(made: Made) -> None:
 
 
 def test_the_share_that_is_done_rises_to_1_at_most(made: Made) -> None:
-    shares: list[float] = []
-    found = capacity(example(), replications=4, progress=shares.append)
+    told: list[tuple[float, int]] = []
+    found = capacity(example(), replications=4, progress=lambda *done: told.append(done))
+    shares = [share for share, _ in told]
+    assert [runs for _, runs in told] == list(range(1, len(told) + 1))
     assert len(shares) == len(found.probes) == len(made.asked)
     assert shares == sorted(shares)
     assert 0.3 < shares[-1] <= 1.0
@@ -252,7 +254,7 @@ def test_ctrl_c_keeps_the_seeds_that_are_finished() -> None:
     def stopped_after(runs: int) -> Capacity:
         shares: list[float] = []
 
-        def progress(share: float) -> None:
+        def progress(share: float, made_so_far: int) -> None:
             shares.append(share)
             if len(shares) > runs:
                 raise KeyboardInterrupt

@@ -210,3 +210,17 @@ def test_a_turn_that_no_engine_holds_is_refused() -> None:
     traffic = traffic_of(scenario.workload, np.arange(5), np.zeros(5))
     with pytest.raises(InputError, match="more than the 1000 that the largest decode engine"):
         prepare(scenario, settings, small, traffic)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mixed-traffic", "classes of traffic"),
+        ("dram-cache", "dram_cache"),
+        ("heterogeneous", "cluster.storage"),
+    ],
+)
+def test_what_is_not_modelled_is_refused(name: str, words: str) -> None:
+    """Better no answer than one that leaves a part of the question out."""
+    with pytest.raises(InputError, match=words):
+        simulate(example(name), agents=2, compiled=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -35,7 +36,15 @@ Change = Callable[[Simulation], None]
 
 @cache
 def example(name: str) -> Scenario:
-    return load_scenario(ROOT / "examples" / f"{name}.yaml")
+    """A shipped scenario, without the limits of storage and fabric that are not modelled."""
+    made = load_scenario(ROOT / "examples" / f"{name}.yaml")
+    free = replace(
+        made.cluster,
+        storage_read_bytes_per_s=None,
+        storage_write_bytes_per_s=None,
+        fabric_bytes_per_s=None,
+    )
+    return made.on(free)
 
 
 def sessions(
