@@ -99,7 +99,7 @@ def test_figures_are_one_page_that_needs_nothing_else(made: tuple[Path, str]) ->
         "Working set: at most",
     ):
         assert words in text, words
-    assert "30 agents all at once" in " ".join(tags.text)
+    assert "turns of 30 agents" in " ".join(tags.text)
 
 
 @pytest.mark.slow

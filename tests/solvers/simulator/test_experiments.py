@@ -16,11 +16,12 @@ from dualpath_model.scheduler.policies import POLICIES
 from solvers import drive
 from solvers.scheduling import configure
 from solvers.simulator import experiments
+from solvers.simulator.agenda import set_time
 from solvers.simulator.arrivals import arrivals
 from solvers.simulator.constants import Constants
 from solvers.simulator.experiments import Simulated, execute, simulate
-from solvers.simulator.model import Simulation, Switches, prepare, traffic_of
-from solvers.simulator.state import RESULT_FIELDS, TURNS
+from solvers.simulator.model import FETCH_S, Simulation, Switches, prepare, traffic_of
+from solvers.simulator.state import MOVE_ENTRY, PREFILL_LEADER_ENTRY, RESULT_FIELDS, TURNS
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow  # compiled, so no lines to count
@@ -82,6 +83,11 @@ def test_it_agrees_with_the_driver(agents: int) -> None:
     run = first_agents(scenario, agents)
     for seconds in (run.sim.machine.near_s, run.sim.machine.far_s, run.sim.machine.miss_s):
         seconds[:] = 0.0
+    first, last = (run.sim.entries[kind] for kind in (PREFILL_LEADER_ENTRY, MOVE_ENTRY))
+    for leader in range(last - first):  # the driver's leaders of both pools take turns together
+        at_ns = round(FETCH_S * 1e9 * (leader + 1) / (last - first))
+        set_time(run.sim.world.agenda, first + leader, at_ns)
+        run.sim.world.leader_ns[leader] = at_ns
     run.go(stop_s)
     time_of = {name: run.rows[:, RESULT_FIELDS.index(name)] / 1e9 for name in RESULT_FIELDS}
     assert (time_of["allocated"] == time_of["placed"]).all()  # room in every buffer
