@@ -43,6 +43,7 @@ def run_capacity(
     return {
         "scenario": scenario.name,
         **asdict(found),
+        "in_transit": found.in_transit,
         "seed": seed,
         "tolerance": tolerance,
         "layerwise": switches.layerwise,

@@ -111,6 +111,11 @@ def show_capacity(found: Mapping[str, Any]) -> None:
         f"{statistic} TPOT {1e3 * found['slo_tpot_s']:g} ms, of the turns that end in "
         f"{found['measure_s']:g} s after {found['warmup_s']:g} s"
     )
+    if found["in_transit"]:
+        print(
+            "the warm-up is shorter than an agent lives, so the cluster was still filling up and the "
+            "rate is too high: give more --warmup"
+        )
     print(_constants(found["constants"]))
     table = Table(box=None, pad_edge=False)
     for heading in ("seed", "agents/s", f"{statistic} TTFT, s", f"{statistic} TPOT, ms"):

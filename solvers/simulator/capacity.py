@@ -27,13 +27,16 @@ _NEIGHBOUR = 1.06  # the rates of two seeds differ by less, mostly
 
 @dataclass(frozen=True)
 class Probe:
-    """One run of the search. ``ttft_s`` and ``tpot_s`` are inf where it was stopped as overloaded."""
+    """One run of the search. ``ttft_s`` and ``tpot_s`` are inf where it was stopped as overloaded;
+    ``agent_s``: mean life of the agents that ended, nan of none.
+    """
 
     seed: int
     rate_aps: float
     ttft_s: float
     tpot_s: float
     holds: bool
+    agent_s: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,14 @@ class Capacity:
     measure_s: float
     probes: tuple[Probe, ...]
     interrupted: bool = False
+
+    @property
+    def in_transit(self) -> bool:
+        """Whether the warm-up was shorter than an agent lives where the SLO still held: the cluster was
+        filling up, and the rate is flattered.
+        """
+        lives = [p.agent_s for p in self.probes if p.holds and math.isfinite(p.agent_s)]
+        return not lives or self.warmup_s < max(lives)
 
 
 def interval(values: list[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
@@ -240,7 +251,8 @@ def _judge(
     stopped = summary.end_s < horizon and summary.agents_ended < summary.agents
     ttft = math.inf if stopped else summary.ttft_s.get(statistic, math.inf)
     tpot = math.inf if stopped else summary.tpot_s.get(statistic, 0.0)
-    return Probe(seed, rate, ttft, tpot, ttft <= ttft_slo_s and tpot <= tpot_slo_s)
+    holds = ttft <= ttft_slo_s and tpot <= tpot_slo_s
+    return Probe(seed, rate, ttft, tpot, holds, summary.agent_s.get("mean", math.nan))
 
 
 def _limit(probes: list[Probe], ttft_slo_s: float) -> str:

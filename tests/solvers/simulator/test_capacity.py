@@ -20,7 +20,7 @@ from dualpath_model.workload import Session, Turn, from_sessions
 from solvers import planner
 from solvers.simulator import capacity as module
 from solvers.simulator.arrivals import arrivals
-from solvers.simulator.capacity import Capacity, _bisect, capacity, interval
+from solvers.simulator.capacity import Capacity, Probe, _bisect, capacity, interval
 from solvers.simulator.experiments import Outcome, simulate
 from tests.solvers.simulator.small import example
 
@@ -140,6 +140,7 @@ class Made:
             turns_counted=100,
             ttft_s=times(self.ttft(rate, seed)),
             tpot_s=times(self.tpot(rate, seed)),
+            agent_s={},
         )
         return Outcome(summary, None, None)  # type: ignore[arg-type]
 
@@ -409,3 +410,15 @@ def test_dualpath_is_above_basic_and_both_below_what_the_hardware_can() -> None:
     assert dual.rate_aps > 1.2 * basic.rate_aps
     assert dual.turns_per_s < 1.04 * plan.throughput_requests_per_s
     assert basic.turns_per_s < 1.04 * plan.throughput_basic_requests_per_s
+
+
+def test_a_warm_up_shorter_than_an_agent_lives_is_noticed() -> None:
+    def found(warmup_s: float, agent_s: float) -> Capacity:
+        probes = (Probe(0, 1.0, 1.0, 0.01, True, agent_s), Probe(0, 2.0, 9.0, 0.01, False, 1e9))
+        return Capacity(
+            "dualpath", "mean", 4.0, 0.05, 1.0, 1.0, 1.0, 1.0, "ttft", (1.0,), warmup_s, 1.0, probes
+        )
+
+    assert not found(100.0, 90.0).in_transit
+    assert found(100.0, 110.0).in_transit
+    assert found(100.0, math.nan).in_transit  # not one agent ended
