@@ -20,7 +20,8 @@ SAMPLE = ROOT / "examples" / "traces" / "agentic_sample"
 def dualpath(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, as a user would."""
     command = [sys.executable, "-m", "app.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    # a simulation compiles for a minute or two where nothing is compiled yet
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 def json_of(*words: str | Path) -> dict[str, Any]:

@@ -184,6 +184,7 @@ def test_telling_notices_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 @slow
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     out = tmp_path / "run"
+    assert dualpath(*SMALL).returncode == 0  # compiled from now on
     words = ("simulate", "deepseek-660b-2p4d", "--agents", "100000", "--rate", "0.5")
     command = [sys.executable, "-m", "app.cli", *words, "--json", "-", "--out", str(out)]
     with subprocess.Popen(
