@@ -16,6 +16,9 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered
+	# compiled once, side by side, and not by every test at the same time
+	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 > /dev/null & \
+	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 --policy basic > /dev/null; wait
 	$(BIN)/python -m pytest -n 2 -m slow  # without counting lines, which triples their time
 
 format: $(STAMP)
