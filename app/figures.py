@@ -6,28 +6,14 @@ Every function takes a plan (and its scenario where the step table is needed) an
 
 from __future__ import annotations
 
-import html
 import math
 from typing import Any
 
 from app import plan_view as view
+from app.page import layout
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
 from solvers.planner import Plan
-
-_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13}
-
-
-def _layout(figure: Any, title: str, height: int, **more: Any) -> Any:
-    figure.update_layout(
-        title={"text": html.escape(title), "x": 0, "xanchor": "left", "font": {"size": 16}},
-        template="plotly_white",
-        font=_FONT,
-        height=height,
-        margin={"l": 20, "r": 30, "t": 70, "b": 50},
-        **more,
-    )
-    return figure
 
 
 def sankey(plan: Plan, scenario: Scenario) -> Any:
@@ -66,7 +52,7 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
         f"Both paths: {view.rate(sides.prefill)} of KV-cache read by prefill nodes, "
         f"{view.rate(sides.decode)} by decode nodes"
     )
-    return _layout(figure, title, 460)
+    return layout(figure, title, 460)
 
 
 _Link = tuple[str, str, float, str]
@@ -173,7 +159,7 @@ def utilisation_bars(plan: Plan) -> Any:
     figure.update_xaxes(title="utilisation of the fullest node, %", range=[0, 112])
     labels = [row.label for row in rows]
     figure.update_yaxes(automargin=True, categoryorder="array", categoryarray=labels)
-    return _layout(
+    return layout(
         figure,
         view.saturation_sentence(plan),
         180 + 36 * len(rows),
@@ -239,7 +225,7 @@ def ratio_axis(plan: Plan) -> Any:
         title="prefill nodes per decode node (P/D, log scale)",
     )
     figure.update_yaxes(automargin=True, visible=bool(bounds))
-    return _layout(
+    return layout(
         figure, view.range_sentence(plan), 190 + 42 * max(len(bounds), 1), showlegend=False
     )
 
@@ -282,7 +268,7 @@ def neighbours_chart(plan: Plan) -> Any:
         f"{best.requests_per_s_per_node:,.1f} requests/s"
     )
     legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
-    return _layout(figure, title, 420, barmode="group", legend=legend)
+    return layout(figure, title, 420, barmode="group", legend=legend)
 
 
 def upgrades_chart(plan: Plan) -> Any:
@@ -307,4 +293,4 @@ def upgrades_chart(plan: Plan) -> Any:
     figure.update_yaxes(automargin=True)
     best = plan.upgrades[0]
     title = f"What one more unit buys: {best.change}, {best.gain:+.1%}"
-    return _layout(figure, title, 150 + 34 * len(rows))
+    return layout(figure, title, 150 + 34 * len(rows))

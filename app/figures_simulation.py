@@ -6,7 +6,6 @@ of time, thinned samples. Text from a scenario is escaped, so that no name can c
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from app import plan_view as view
-from app.page import page, pictures, table
+from app.page import layout, page, pictures, table
 from app.results import samples
 from app.show_simulation import arriving, ending
 from dualpath_model.quantities import Dimension, show
@@ -23,7 +22,6 @@ from solvers.simulator import series
 from solvers.simulator import state as arrays
 from solvers.simulator.experiments import Outcome
 
-_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13}
 _PARTS = (
     ("scheduling", "submitted", "placed", view.BASIC),
     ("allocating", "placed", "allocated", view.DECODE_SIDE),
@@ -270,23 +268,16 @@ def _line(
 
 def _layout(figure: Any, title: str, height: int, **more: Any) -> Any:
     legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
-    figure.update_layout(
-        title={
-            "text": html.escape(title),
-            "x": 0,
-            "xanchor": "left",
-            "y": 0.97,
-            "yanchor": "top",
-            "font": {"size": 16},
-        },
-        template="plotly_white",
-        font=_FONT,
-        height=height,
+    return layout(
+        figure,
+        title,
+        height,
+        title_y=0.97,
+        title_yanchor="top",
         margin={"l": 70, "r": 30, "t": 80, "b": 55},
         legend=legend,
         **more,
     )
-    return figure
 
 
 def _times(outcome: Outcome) -> tuple[dict[str, np.ndarray], np.ndarray]:

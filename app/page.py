@@ -38,6 +38,22 @@ def page(title: str, heading: str, below: str, parts: Iterable[str]) -> str:
     )
 
 
+FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13}
+
+
+def layout(figure: Any, title: str, height: int, **more: Any) -> Any:
+    """Give a plotly figure its title, escaped, and the look of all of them; return it."""
+    figure.update_layout(
+        title={"text": html.escape(title), "x": 0, "xanchor": "left", "font": {"size": 16}},
+        template="plotly_white",
+        font=FONT,
+        height=height,
+        margin={"l": 20, "r": 30, "t": 70, "b": 50},
+    )
+    figure.update_layout(**more)
+    return figure
+
+
 def pictures(figures: Sequence[Any]) -> str:
     """Return plotly figures as HTML, the library once."""
     config = {"displaylogo": False, "responsive": True}

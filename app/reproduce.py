@@ -9,10 +9,11 @@ from typing import Any
 from solvers.reproduction import effects as effects_of
 from solvers.reproduction.figures import EXPERIMENTS, check_names, reproduce
 from solvers.reproduction.fit import Fit, fit
-from solvers.reproduction.lab import DS_660B, Assumptions, Lab
+from solvers.reproduction.lab import ARMS, DS_660B, Arm, Assumptions, Lab
 
 RATES = (0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55)
 AGENTS = (256, 512, 1024, 2048)
+COMPARED: tuple[Arm, ...] = ("basic", "dualpath")
 
 Say = Callable[[float, str], None]
 """Gets the share that is done, and what is done next; may raise KeyboardInterrupt."""
@@ -53,7 +54,7 @@ def run_reproduction(
             for agents in AGENTS:
                 found["batches"].append(_batch(lab, agents))
             done += 1 / parts
-            for arm in ("basic", "dualpath"):
+            for arm in COMPARED:
                 for rate in RATES:
                     found["curves"].append(_point(lab, arm, rate))
             done += 1 / parts
@@ -90,15 +91,14 @@ _HEADER = """\
 
 
 def _batch(lab: Lab, agents: int) -> dict[str, Any]:
-    arms = ("basic", "layerwise", "dual path", "dualpath", "oracle")
     return {
         "agents": agents,
-        "jct_s": {arm: lab.offline(DS_660B, agents, arm).jct_s for arm in arms},  # type: ignore[arg-type]
+        "jct_s": {arm: lab.offline(DS_660B, agents, arm).jct_s for arm in ARMS},
     }
 
 
-def _point(lab: Lab, arm: str, rate: float) -> dict[str, Any]:
-    run = lab.online(DS_660B, rate, arm)  # type: ignore[arg-type]
+def _point(lab: Lab, arm: Arm, rate: float) -> dict[str, Any]:
+    run = lab.online(DS_660B, rate, arm)
     names = ("scheduling_s", "allocating_s", "reading_s", "prefill_s")
     return {
         "arm": arm,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.files import write_atomically
-from app.page import page, pictures, table
+from app.page import layout, page, pictures, table
 from solvers.reproduction.effects import OUTCOMES
 
 AIM = 0.10
@@ -32,7 +32,6 @@ _PARTS = {
     "reading_s": ("reading", "#56B4E9"),
     "prefill_s": ("prefill", "#0072B2"),
 }
-_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13}
 
 
 def standing(row: Mapping[str, Any]) -> str:
@@ -158,18 +157,6 @@ def figures(found: Mapping[str, Any]) -> list[Any]:
     return drawn
 
 
-def _layout(figure: Any, title: str, height: int, **more: Any) -> Any:
-    figure.update_layout(
-        title={"text": title, "x": 0, "xanchor": "left", "font": {"size": 16}},
-        template="plotly_white",
-        font=_FONT,
-        height=height,
-        margin={"l": 20, "r": 30, "t": 70, "b": 50},
-        **more,
-    )
-    return figure
-
-
 def _errors(rows: list[Mapping[str, Any]]) -> Any:
     from plotly import graph_objects
 
@@ -191,7 +178,7 @@ def _errors(rows: list[Mapping[str, Any]]) -> Any:
         )
     figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
     figure.update_xaxes(tickformat="+.0%", zeroline=True, zerolinecolor="#333")
-    return _layout(figure, "Ours against the paper's (labels: ours)", 160 + 24 * len(kept))
+    return layout(figure, "Ours against the paper's (labels: ours)", 160 + 24 * len(kept))
 
 
 def _batches(batches: list[Mapping[str, Any]]) -> Any:
@@ -206,7 +193,7 @@ def _batches(batches: list[Mapping[str, Any]]) -> Any:
             marker_color=COLOURS[arm],
         )
     figure.update_yaxes(title="completion time, s")
-    return _layout(figure, "Offline: a batch of 64K agents on 2P4D", 420, barmode="group")
+    return layout(figure, "Offline: a batch of 64K agents on 2P4D", 420, barmode="group")
 
 
 def _latency(curves: list[Mapping[str, Any]]) -> Any:
@@ -226,7 +213,7 @@ def _latency(curves: list[Mapping[str, Any]]) -> Any:
     figure.add_hline(y=4.0, line={"color": "#333", "dash": "dash"}, annotation_text="SLO, 4 s")
     figure.update_yaxes(title="TTFT, s", type="log")
     figure.update_xaxes(title="agents/s")
-    return _layout(figure, "Online: TTFT against load, 2P4D", 420)
+    return layout(figure, "Online: TTFT against load, 2P4D", 420)
 
 
 def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
@@ -247,4 +234,4 @@ def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
             figure.add_trace(bar, row=1, col=column)
     figure.update_xaxes(title="agents/s")
     figure.update_yaxes(title="seconds", col=1)
-    return _layout(figure, "What TTFT consists of", 420, barmode="stack")
+    return layout(figure, "What TTFT consists of", 420, barmode="stack")

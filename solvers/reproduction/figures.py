@@ -94,14 +94,15 @@ def ratios_of_nodes(lab: Lab) -> Found:
     shape, agents = best
     yield "pd-best", speedups[best], f"{shape.prefill}P{shape.decode}D, {agents} agents"
     one, prefill, decode = shapes
-    for name, (above, arm_above), (below, arm_below) in (
+    pairs: tuple[tuple[str, tuple[Setup, Arm], tuple[Setup, Arm]], ...] = (
         ("pd-basic", (one, "basic"), (decode, "basic")),
         ("pd-cross", (one, "dualpath"), (prefill, "basic")),
         ("pd-dual", (prefill, "dualpath"), (decode, "dualpath")),
-    ):
+    )
+    for name, (above, arm_above), (below, arm_below) in pairs:
         ratios = [
-            lab.offline(above, agents, arm_above).jct_s  # type: ignore[arg-type]
-            / lab.offline(below, agents, arm_below).jct_s  # type: ignore[arg-type]
+            lab.offline(above, agents, arm_above).jct_s
+            / lab.offline(below, agents, arm_below).jct_s
             for agents in AGENTS_27B
         ]
         note = f"mean over agents; {min(ratios):.2f} to {max(ratios):.2f}"
@@ -136,11 +137,15 @@ def capacities(lab: Lab) -> Found:
 
 def ablation(lab: Lab) -> Found:
     """Basic, then one step after the other."""
-    for arm, name in (("layerwise", "layerwise"), ("dual path", "dual"), ("dualpath", "scheduler")):
+    steps: tuple[tuple[Arm, str], ...] = (
+        ("layerwise", "layerwise"),
+        ("dual path", "dual"),
+        ("dualpath", "scheduler"),
+    )
+    for arm, name in steps:
         ratios = [
             1.0
-            - lab.offline(DS_660B, agents, arm).jct_s  # type: ignore[arg-type]
-            / lab.offline(DS_660B, agents, "basic").jct_s
+            - lab.offline(DS_660B, agents, arm).jct_s / lab.offline(DS_660B, agents, "basic").jct_s
             for agents in ABLATION_AGENTS
         ]
         note = " and ".join(f"{ratio:.3f}" for ratio in ratios)

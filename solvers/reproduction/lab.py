@@ -20,7 +20,7 @@ from solvers.simulator.experiments import Outcome, Simulated, execute
 from solvers.simulator.model import FETCH_S, Switches
 
 Arm = Literal["basic", "layerwise", "dual path", "dualpath", "oracle"]
-ARMS: dict[str, tuple[str, bool]] = {
+ARMS: dict[Arm, tuple[str, bool]] = {
     "basic": ("basic", False),
     "layerwise": ("basic", True),
     "dual path": ("round-robin", True),
