@@ -22,7 +22,3 @@ class Measured:
     settings: dict[str, Setting] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-
-
-class MissingTool(Exception):  # noqa: N818
-    """A tool that a measurement needs is not there; the message is a sentence with the remedy."""
