@@ -33,7 +33,7 @@ class Clock:
         work()
         after.record()
         after.synchronize()
-        return before.elapsed_time(after) * 1e-3
+        return float(before.elapsed_time(after)) * 1e-3
 
     def samples(
         self, variants: Sequence[Work], *, budget_s: float, least: int = 3, most: int = 50
