@@ -42,7 +42,7 @@ ConstantsOption = Annotated[
     typer.Option(
         "--constants",
         metavar="FILE|none",
-        help="Efficiency constants (YAML), or the bare roofline; default: the fitted ones.",
+        help="Efficiency constants (YAML), or the bare roofline; default: as measured or fitted.",
     ),
 ]
 LayerwiseOption = Annotated[
@@ -187,8 +187,8 @@ def simulate(
     if out is not None:
         check_folder(out, json)
         sample = sample or SAMPLE_S
-    chosen = read_constants(constants)
     asked = load_scenario(find_scenario(scenario))
+    chosen = read_constants(constants, asked)
     with bar("simulating", "getting ready; a policy is compiled once, for a minute") as tell:
         found, outcome = run_simulation(
             asked,
@@ -254,8 +254,8 @@ def capacity(
     from solvers.simulator.model import Switches
 
     check_targets(json, None, None)
-    chosen = read_constants(constants)
     asked = load_scenario(find_scenario(scenario))
+    chosen = read_constants(constants, asked)
     with bar("searching", "getting ready; a policy is compiled once, for a minute") as tell:
         found = run_capacity(
             asked,

@@ -137,7 +137,8 @@ def _constants(found: Mapping[str, Any]) -> str:
     """Say which efficiency constants a run had."""
     if found["source"] == "none":
         return "efficiency constants: none, the bare roofline"
-    named = "fitted to the paper" if found["source"] == "fitted" else f"of {found['source']}"
+    sources = {"fitted": "fitted to the paper", "measured": "measured (calibration profile)"}
+    named = sources.get(found["source"], f"of {found['source']}")
     labels = (
         ("batch_layer_s", "a forward batch"),
         ("step_layer_s", "a decode step"),

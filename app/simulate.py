@@ -13,7 +13,7 @@ from dualpath_model import yaml_lines
 from dualpath_model.errors import InputError, unknown_name
 from dualpath_model.scenario import Scenario
 from solvers.simulator.capacity import interval
-from solvers.simulator.constants import Constants, fitted
+from solvers.simulator.constants import Constants, fitted, of_scenario
 from solvers.simulator.experiments import Outcome, Simulated, execute
 from solvers.simulator.model import Switches
 
@@ -23,7 +23,7 @@ SAMPLE_S = 10.0
 
 
 class Named(NamedTuple):
-    """Efficiency constants, and where they come from: "fitted", "none" or a file."""
+    """Efficiency constants, and where they come from: "fitted", "measured", "none" or a file."""
 
     source: str
     constants: Constants
@@ -33,13 +33,15 @@ class Named(NamedTuple):
         return {"source": self.source, **asdict(self.constants)}
 
 
-def read_constants(source: str | None) -> Named:
-    """Return the constants that ``--constants`` names: None the fitted ones, "none" the bare roofline.
+def read_constants(source: str | None, scenario: Scenario | None = None) -> Named:
+    """Return the constants that ``--constants`` names: "none" the bare roofline, None those that the
+    profiles of ``scenario`` measured, and the fitted ones for what they did not.
 
     Raises InputError, one sentence, for a file that is none of constants.
     """
     if source is None:
-        return Named("fitted", fitted())
+        constants = fitted() if scenario is None else of_scenario(scenario)
+        return Named("fitted" if constants == fitted() else "measured", constants)
     if source == "none":
         return Named("none", Constants())
     document = yaml_lines.read(Path(source))

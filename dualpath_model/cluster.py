@@ -6,7 +6,9 @@ Figures that nobody published are ``None``: that capacity is then left out, neve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from dualpath_model.errors import InputError
 from dualpath_model.paths import Direction, Key, Pool, Resource
@@ -29,12 +31,45 @@ class Gpu:
         return self.bf16_flop_per_s
 
 
+class MeasuredFigure(NamedTuple):
+    """A figure of a profile (``profile.FIGURES``) that a node takes, with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+class MeasuredAttention(NamedTuple):
+    """A fitted attention-time model: fields of ``scheduler.attention.AttentionTime`` and values."""
+
+    llm: str
+    tensor: int
+    coefficients: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What of a node comes from a profile. ``llm``: the one whose kernels the GPU figures are of."""
+
+    profile: str
+    llm: str
+    figures: tuple[MeasuredFigure, ...]
+    attention: tuple[MeasuredAttention, ...] = ()
+
+    def value(self, figure: str) -> float | None:
+        """Return a figure's value, None where the node does not take it."""
+        return next((found.value for found in self.figures if found.name == figure), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One machine. ``snics`` 0: storage traffic shares the compute NICs.
 
     ``host_link_bytes_per_s`` is the rate between host memory and all compute NICs, per direction,
     where it is less than the NICs can do; ``buffer_bytes`` is the DRAM set aside for KV in transit.
+    ``snic_write_bytes_per_s``: towards storage, where it differs. ``shares``: fields of
+    :class:`Efficiencies` that are this node's own; they win over the scenario's.
     """
 
     name: str = field(compare=False)
@@ -49,6 +84,9 @@ class Node:
     host_link_bytes_per_s: float | None = None
     buffer_bytes: float | None = None
     price_usd_per_hour: float | None = field(default=None, compare=False)
+    snic_write_bytes_per_s: float | None = None
+    shares: tuple[tuple[str, float], ...] = ()
+    measured: Measured | None = None
 
     @property
     def shares_nic(self) -> bool:
@@ -57,10 +95,17 @@ class Node:
 
     @property
     def storage_bytes_per_s(self) -> float:
-        """Line rate towards storage, all NICs that carry it."""
+        """Line rate from storage, all NICs that carry it."""
         if self.shares_nic:
             return self.cnics * self.cnic_bytes_per_s
         return self.snics * self.snic_bytes_per_s
+
+    @property
+    def storage_write_bytes_per_s(self) -> float:
+        """Line rate to storage, all NICs that carry it."""
+        if self.shares_nic or self.snic_write_bytes_per_s is None:
+            return self.storage_bytes_per_s
+        return self.snics * self.snic_write_bytes_per_s
 
     @property
     def compute_bytes_per_s(self) -> float:
@@ -83,6 +128,11 @@ class Efficiencies:
     prefill_mfu: float
     decode_mfu: float
     hbm_usable: float
+
+    def on(self, node: Node) -> Efficiencies:
+        """Return these with the node's own in their place."""
+        own: Mapping[str, float] = dict(node.shares)
+        return replace(self, **own) if own else self
 
 
 @dataclass(frozen=True)
@@ -135,6 +185,7 @@ def movement_capacity(node: Node, pool: Pool, efficiencies: Efficiencies) -> dic
     A node without a storage NIC has no SNIC entry: :meth:`loads.Demand.on_shared_nic` sends its storage
     traffic over the compute NICs (in = CNIC write, out = CNIC read).
     """
+    efficiencies = efficiencies.on(node)
     cnic = node.compute_bytes_per_s * efficiencies.cnic
     rates: dict[Key, float | None] = {
         Key(pool, Resource.CNIC, Direction.READ): cnic,
@@ -143,9 +194,9 @@ def movement_capacity(node: Node, pool: Pool, efficiencies: Efficiencies) -> dic
         Key(pool, Resource.HOST_LINK, Direction.WRITE): node.host_link_bytes_per_s,
     }
     if not node.shares_nic:
-        snic = node.storage_bytes_per_s * efficiencies.snic
-        rates[Key(pool, Resource.SNIC, Direction.IN)] = snic
-        rates[Key(pool, Resource.SNIC, Direction.OUT)] = snic
+        read, written = node.storage_bytes_per_s, node.storage_write_bytes_per_s
+        rates[Key(pool, Resource.SNIC, Direction.IN)] = read * efficiencies.snic
+        rates[Key(pool, Resource.SNIC, Direction.OUT)] = written * efficiencies.snic
     if node.dram_bytes_per_s is not None:
         rates[Key(pool, Resource.DRAM, Direction.BOTH)] = node.dram_bytes_per_s * efficiencies.dram
     return {key: rate for key, rate in rates.items() if rate is not None}

@@ -296,6 +296,8 @@ class DecodeStep:
     expert: int
     hbm_bytes_per_s: float
     flop_per_s: float
+    fixed_s: float = 0.0
+    """Of a step whatever its batch, where it was measured."""
 
     def weight_bytes(self, batch: float) -> float:
         """Return the weight bytes that one GPU reads with ``batch`` requests on every engine."""
@@ -303,10 +305,10 @@ class DecodeStep:
         return float(self.llm.decode_weight_read_bytes(self.tensor, self.expert, tokens))
 
     def seconds(self, batch: float) -> float:
-        """Return max(bytes read / HBM rate, FLOPs / GPU rate) of one GPU, seconds."""
+        """Return fixed_s + max(bytes read / HBM rate, FLOPs / GPU rate) of one GPU, seconds."""
         copies = self.llm.replication(self.tensor) / self.tensor
         read = self.weight_bytes(batch) + batch * self.means.decode_read_bytes * copies
-        return max(
+        return self.fixed_s + max(
             read / self.hbm_bytes_per_s,
             batch * self.means.decode_flops / self.tensor / self.flop_per_s,
         )
@@ -321,6 +323,8 @@ def decode_step(
     pool_gpus: int,
 ) -> DecodeStep:
     """Return the step of a decode engine on ``node``. Raises InfeasibleError as expert_degree does."""
+    efficiencies = efficiencies.on(node)
+    layer_s = node.measured.value("decode_layer_s") if node.measured is not None else None
     return DecodeStep(
         llm,
         means,
@@ -328,6 +332,7 @@ def decode_step(
         expert_degree(llm, node, serving.decode, efficiencies, pool_gpus),
         node.gpu.hbm_bytes_per_s * efficiencies.hbm,
         node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.decode_mfu,
+        llm.layers * (layer_s or 0.0),
     )
 
 
@@ -344,7 +349,7 @@ def expert_degree(
         return parallelism.expert
     if not llm.ffn.experts:
         return parallelism.tensor
-    half = 0.5 * node.gpu.hbm_bytes * efficiencies.hbm_usable
+    half = 0.5 * node.gpu.hbm_bytes * efficiencies.on(node).hbm_usable
     degree = max(node.gpus, parallelism.tensor)
     while degree < pool_gpus and llm.resident_weight_bytes(parallelism.tensor, degree) > half:
         degree += node.gpus
@@ -356,7 +361,7 @@ def hbm_space(
 ) -> float:
     """Return the HBM bytes of one GPU left for KV-cache. Raises InfeasibleError if there are none."""
     expert = expert_degree(llm, node, parallelism, efficiencies, pool_gpus)
-    usable = node.gpu.hbm_bytes * efficiencies.hbm_usable
+    usable = node.gpu.hbm_bytes * efficiencies.on(node).hbm_usable
     resident = llm.resident_weight_bytes(parallelism.tensor, expert)
     if resident >= usable:
         raise InfeasibleError(
@@ -444,17 +449,18 @@ def cluster_loads(
         for node, positions in groups(cluster.nodes(pool)).items():
             space = hbm_space(llm, node, parallelism, efficiencies, pool_gpus)
             capacity = movement_capacity(node, pool, efficiencies)
-            hbm = node.gpus * node.gpu.hbm_bytes_per_s * efficiencies.hbm
+            own = efficiencies.on(node)
+            hbm = node.gpus * node.gpu.hbm_bytes_per_s * own.hbm
             rate = node.gpus * node.gpu.flop_per_s(llm.compute_dtype)
             point = None
             if pool is Pool.PREFILL:
                 compute = Demand({PREFILL_GPU: means.prefill_flops})
-                capacity |= {PREFILL_HBM: hbm, PREFILL_GPU: rate * efficiencies.prefill_mfu}
+                capacity |= {PREFILL_HBM: hbm, PREFILL_GPU: rate * own.prefill_mfu}
             else:
                 point = decode_point(llm, means, node, serving, slo, efficiencies, pool_gpus)
                 compute = _decode_compute(llm, means, serving, point)
                 capacity |= {DECODE_HBM: hbm, DECODE_SPACE: node.gpus * space}
-                capacity[DECODE_GPU] = rate * efficiencies.decode_mfu
+                capacity[DECODE_GPU] = rate * own.decode_mfu
             demand = moved.only(pool) + compute
             if node.shares_nic:
                 demand = demand.on_shared_nic(pool)

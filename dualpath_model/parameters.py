@@ -70,7 +70,7 @@ def read_bytes_per_token(llm: Llm, means: RequestMeans, dtype: KvDtype) -> float
 
 def read_tokens_per_s(node: Node, efficiencies: Efficiencies, token_bytes: float) -> float:
     """Return the hit tokens that a node's storage NIC reads in a second; alpha is 3 s of it."""
-    return node.storage_bytes_per_s * efficiencies.snic / token_bytes
+    return node.storage_bytes_per_s * efficiencies.on(node).snic / token_bytes
 
 
 def prompt_tokens_per_s(
@@ -79,7 +79,7 @@ def prompt_tokens_per_s(
     """Return the prompt tokens (hit and miss, the unit of tok_e) that one GPU prefills in a second,
     their misses computed; beta is 5 s of it.
     """
-    gpu_rate = node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.prefill_mfu
+    gpu_rate = node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.on(node).prefill_mfu
     return gpu_rate / means.prefill_flops * means.prompt_tokens
 
 

@@ -539,7 +539,7 @@ def _resolve_cluster(
                 else:
                     base = group.node.base
                     node = group.node.to_node(
-                        f"{base} (changed)" if base else f"{pool} group {index + 1}"
+                        f"{base} (changed)" if base else f"{pool} group {index + 1}", base_dir
                     )
             nodes += [node] * group.count
             zone += [group.zone] * group.count

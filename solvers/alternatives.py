@@ -93,7 +93,7 @@ def oracle_throughput(scenario: Scenario, loads: Sequence[Loads]) -> float | Non
 
 
 @dataclass(frozen=True, slots=True)
-class _Quick:
+class Quick:
     """Throughput with and without decode reads, without prices."""
 
     split: float
@@ -102,19 +102,19 @@ class _Quick:
     bottleneck: Key
 
 
-def _quick(scenario: Scenario) -> _Quick:
+def quick(scenario: Scenario) -> Quick:
     """Solve by the closed form where it applies, else by the LP."""
     loads = scenario.class_loads()
     if len(loads) == 1 and loads[0].homogeneous and scenario.zones is None:
         bound = closed_form.solve(*closed_form.of_loads(loads[0]))
         first = bound.keys[int(bound.bottleneck)]
-        return _Quick(
+        return Quick(
             float(bound.split), float(bound.throughput), float(bound.throughput_basic), first
         )
     problem, local = problem_of(scenario, loads), scenario.zones is not None
     best = linear.CapacityProgram(problem, locality=local).solve()
     basic = linear.CapacityProgram(problem, decode_reads=False, locality=local).solve()
-    return _Quick(best.split, best.throughput, basic.throughput, bottleneck(best))
+    return Quick(best.split, best.throughput, basic.throughput, bottleneck(best))
 
 
 def _neighbour_counts(prefill: int, decode: int) -> Iterable[tuple[int, int]]:
@@ -136,7 +136,7 @@ def neighbours(scenario: Scenario) -> tuple[Neighbour, ...]:
     found = []
     for prefill, decode in counts:
         try:
-            quick = _quick(scenario.with_nodes(prefill, decode))
+            bound = quick(scenario.with_nodes(prefill, decode))
         except InfeasibleError as error:
             found.append(
                 Neighbour(prefill, decode, False, 0.0, 0.0, 0.0, 0.0, 0.0, None, str(error))
@@ -147,12 +147,12 @@ def neighbours(scenario: Scenario) -> tuple[Neighbour, ...]:
                 prefill_nodes=prefill,
                 decode_nodes=decode,
                 feasible=True,
-                split=quick.split,
-                throughput_requests_per_s=quick.throughput,
-                throughput_basic_requests_per_s=quick.basic,
-                speedup_over_basic=quick.throughput / quick.basic,
-                requests_per_s_per_node=quick.throughput / (prefill + decode),
-                bottleneck=name_of(quick.bottleneck),
+                split=bound.split,
+                throughput_requests_per_s=bound.throughput,
+                throughput_basic_requests_per_s=bound.basic,
+                speedup_over_basic=bound.throughput / bound.basic,
+                requests_per_s_per_node=bound.throughput / (prefill + decode),
+                bottleneck=name_of(bound.bottleneck),
                 reason=None,
             )
         )
@@ -166,7 +166,7 @@ def upgrades(scenario: Scenario, throughput: float) -> tuple[Upgrade, ...]:
     """
     found = []
     for change, changed in _options(scenario):
-        rate = _quick(changed).throughput
+        rate = quick(changed).throughput
         gain = rate / throughput - 1.0
         found.append(Upgrade(change, rate, gain if abs(gain) > 1e-9 else 0.0))
     return tuple(sorted(found, key=lambda upgrade: -upgrade.gain))

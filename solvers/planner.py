@@ -25,6 +25,7 @@ from solvers import alternatives, linear
 from solvers.alternatives import Neighbour, ResourceName, Upgrade, bottleneck, name_of
 from solvers.certificate import Certificate
 from solvers.real_traffic import real_traffic_range
+from solvers.uncertainty import Uncertainty, uncertainty
 
 PLAN_VERSION = 1
 
@@ -165,6 +166,8 @@ class Plan:
     neighbours: tuple[Neighbour, ...]
     scheduler_parameters: SchedulerParameters
     notes: tuple[str, ...]
+    uncertainty: Uncertainty | None
+    """Intervals from the measured rates; None where no node has any."""
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -234,6 +237,7 @@ def plan(scenario: Scenario, *, backend: linear.Backend = "auto") -> Plan:
             token_bytes=read_bytes_per_token(scenario.llm, means, scenario.serving.kv_dtype),
         ),
         notes=_notes(scenario),
+        uncertainty=uncertainty(scenario),
     )
 
 
@@ -385,6 +389,16 @@ def _notes(scenario: Scenario) -> tuple[str, ...]:
             for node in nodes
             if node.shares_nic
         ]
+    for measured in dict.fromkeys(
+        node.measured
+        for pool in (Pool.PREFILL, Pool.DECODE)
+        for node in scenario.cluster.nodes(pool)
+    ):
+        if measured is not None and measured.llm not in ("", scenario.llm.name):
+            notes.append(
+                f"profile {measured.profile} has GPU figures of {measured.llm}, not of "
+                f"{scenario.llm.name}: measure with --llm to be sure of them"
+            )
     share = scenario.serving.dram_cache_hit_share
     if share:
         notes.append(f"{share:.0%} of the hit bytes come from the prefill nodes' DRAM")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from dualpath_model.catalog import files
+from dualpath_model.catalog import files, measured
 from dualpath_model.catalog.files import Count, CountOrZero, Grade, Source, Spec
-from dualpath_model.cluster import Gpu, Node
+from dualpath_model.cluster import Gpu, Measured, Node
 from dualpath_model.errors import InputError, unknown_name
+from dualpath_model.profile import PartName, Profile, is_profile, load_profile
 from dualpath_model.quantities import Bytes, BytesPerSecond, FlopPerSecond
 
 _FILE = "nodes.yaml"
@@ -68,16 +70,24 @@ class NodeSpec(Spec):
 
     A field set to null is taken away from the base: that capacity is then no limit. ``cnic`` and
     ``snic`` are rates of one NIC, per direction; ``snics`` 0 means that storage traffic shares the
-    compute NICs.
+    compute NICs. With ``profile`` (a file of ``dualpath calibrate``) its figures stand instead of the
+    base's, but not instead of fields given here; efficiencies are not applied to them.
     """
 
     base: Annotated[str, AfterValidator(_known_node)] | None = None
+    profile: str | None = Field(
+        default=None,
+        description="file of measured figures; the storage's are of all snics together",
+    )
     gpu: GpuRef | None = None
     gpus: Count | None = None
     cnics: Count | None = None
     cnic: BytesPerSecond | None = None
     snics: CountOrZero | None = None
     snic: BytesPerSecond | None = None
+    snic_write: BytesPerSecond | None = Field(
+        default=None, description="rate of one storage NIC towards storage, where it differs"
+    )
     dram: Bytes | None = None
     dram_bandwidth: BytesPerSecond | None = Field(
         default=None, description="host memory bandwidth, reads and writes together"
@@ -100,6 +110,11 @@ class NodeSpec(Spec):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.profile is None:  # what a profile brings is known when its file is read
+            self._check_complete()
+        return self
+
+    def _check_complete(self) -> None:
         merged = self.merged()
         for field in _REQUIRED:
             if getattr(merged, field) is None:
@@ -112,7 +127,6 @@ class NodeSpec(Spec):
             raise ValueError(
                 f"buffer {merged.buffer:g} B is more than dram {merged.dram:g} B; correct one"
             )
-        return self
 
     def merged(self) -> NodeSpec:
         """Return the spec with its base filled in, and without ``base``."""
@@ -121,8 +135,15 @@ class NodeSpec(Spec):
         changed = {name: getattr(self, name) for name in self.model_fields_set - {"base"}}
         return node_entry(self.base).model_copy(update=changed)
 
-    def to_node(self, name: str) -> Node:
-        """Return the node under the given name, all in SI units."""
+    def to_node(self, name: str, base_dir: Path | None = None) -> Node:
+        """Return the node under the given name, all in SI units.
+
+        A relative path of a profile starts at ``base_dir``. Raises InputError for a profile that cannot
+        be used.
+        """
+        if self.profile is not None:
+            path = files.resolve("profile", self.profile, base_dir, [])
+            return self._on_profile(load_profile(path), name, str(path))
         spec = self.merged()
         # _complete has seen to these; the checker cannot know
         assert spec.gpu is not None and spec.gpus is not None
@@ -136,12 +157,66 @@ class NodeSpec(Spec):
             cnic_bytes_per_s=spec.cnic,
             snics=snics,
             snic_bytes_per_s=spec.snic if snics and spec.snic else 0.0,
+            snic_write_bytes_per_s=spec.snic_write if snics else None,
             dram_bytes=spec.dram,
             dram_bytes_per_s=spec.dram_bandwidth,
             host_link_bytes_per_s=spec.host_link,
             buffer_bytes=spec.buffer,
             price_usd_per_hour=spec.price_usd_per_hour,
         )
+
+    def _on_profile(self, profile: Profile, name: str, where: str) -> Node:
+        """Return the node with the profile's figures, where no field given here stands instead."""
+        given = self.model_fields_set - {"base", "profile"}
+        without = {figure for field in given for figure in measured.OVERRIDES.get(field, ())}
+        taken = measured.measured_of(profile, without)
+        merged = self.merged()
+        reads = taken.value("storage_read_bytes_per_s")
+        if reads is not None and merged.snics == 0:
+            if "snics" not in given:
+                raise InputError(
+                    f"{where} measures storage on its own, but {self.base} sends storage traffic over "
+                    f"its compute NICs; give snics: 1 to use the figure, or snics: 0 not to"
+                )
+            without |= set(measured.OVERRIDES["snic"])
+            taken = measured.measured_of(profile, without)
+        filled = merged.model_copy(update={"profile": None, **_missing(merged, taken, profile)})
+        for field in _REQUIRED:
+            if getattr(filled, field) is None:
+                part = PartName.NETWORK if field.startswith("cnic") else PartName.GPU
+                raise InputError(
+                    f"{where} has no figure for {field} of a node; measure its {part} part and join it "
+                    f"with `dualpath calibrate merge`, or write node: {{base: NAME, profile: {where}}}"
+                )
+        try:
+            filled._check_complete()
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
+        node = replace(filled.to_node(name), measured=taken)
+        return measured.with_figures(node, {f.name: f.value for f in taken.figures})
+
+
+def _missing(spec: NodeSpec, taken: Measured, profile: Profile) -> dict[str, Any]:
+    """Return what a profile says of fields that neither base nor file gives."""
+    found: dict[str, Any] = {}
+    gpu_part = profile.parts.get(PartName.GPU)
+    arithmetic = taken.value("gemm_bf16_flop_per_s")
+    memory = taken.value("decode_bytes_per_s") or taken.value("hbm_copy_bytes_per_s")
+    if gpu_part is not None and arithmetic is not None and memory is not None:
+        machine = gpu_part.machine
+        size = machine.gpu_memory_bytes or machine.memory_bytes
+        found["gpu"] = GpuSpec.model_construct(bf16=arithmetic, hbm=size, hbm_bandwidth=memory)
+        found["gpus"] = machine.gpus or 1
+    cnic = taken.value("network_both_ways_bytes_per_s") or taken.value("network_bytes_per_s")
+    if cnic is not None:
+        found |= {"cnic": cnic, "cnics": 1}
+    snic = taken.value("storage_read_bytes_per_s")
+    if snic is not None:
+        found |= {"snic": snic, "snics": 1}
+    found["dram"] = min(
+        (part.machine.memory_bytes for part in profile.parts.values()), default=None
+    )
+    return {field: value for field, value in found.items() if getattr(spec, field) is None}
 
 
 NodeRef = Annotated[
@@ -186,15 +261,15 @@ def load_gpu(name: str) -> Gpu:
 def load_node(ref: str | Mapping[str, Any] | NodeSpec, base_dir: Path | None = None) -> Node:
     """Return the node that ``ref`` means: a catalog name, a file with one node, or an inline node.
 
-    Files are YAML or JSON in the fields of :class:`NodeSpec`; relative paths start at ``base_dir``.
-    An inline node is called after its base. Raises InputError, one sentence that names file, field,
+    Files are YAML or JSON in the fields of :class:`NodeSpec`, or profiles of ``dualpath calibrate``;
+    relative paths start at ``base_dir``. An inline node is called after its base. Raises InputError, one sentence that names file, field,
     value and remedy.
     """
     if isinstance(ref, NodeSpec):
-        return ref.to_node(ref.base or "inline")
+        return ref.to_node(ref.base or "inline", base_dir)
     if isinstance(ref, Mapping):
         spec = files.validated(NodeSpec, files.inline(ref, "node"))
-        return spec.to_node(spec.base or "inline")
+        return spec.to_node(spec.base or "inline", base_dir)
     if not isinstance(ref, str):
         raise InputError(f"node: {ref!r} is neither a name nor a mapping of fields; give one")
     if ref in files.shipped(_FILE)["nodes"]:
@@ -202,4 +277,7 @@ def load_node(ref: str | Mapping[str, Any] | NodeSpec, base_dir: Path | None = N
     if not files.looks_like_path(ref):
         raise unknown_name("node", ref, node_names())
     path = files.resolve("node", ref, base_dir, node_names())
-    return files.validated(NodeSpec, files.read(path)).to_node(path.stem)
+    document = files.read(path)
+    if is_profile(document.data):
+        return NodeSpec(profile=str(path.resolve())).to_node(path.stem)
+    return files.validated(NodeSpec, document).to_node(path.stem, path.parent)

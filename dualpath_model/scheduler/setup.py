@@ -64,7 +64,7 @@ def scheduler_settings(scenario: Scenario, policy: str = "dualpath", patience: i
     means, workload = scenario.means, scenario.workload
     slowest = min(
         scenario.cluster.prefill,
-        key=lambda node: node.gpu.flop_per_s(scenario.llm.compute_dtype),
+        key=lambda node: engine_flop_per_s(scenario, node),
     )
     flop_per_s = engine_flop_per_s(scenario, slowest)
     miss_tokens = means.prompt_tokens - means.hit_tokens
@@ -86,7 +86,8 @@ def scheduler_settings(scenario: Scenario, policy: str = "dualpath", patience: i
 
 def engine_flop_per_s(scenario: Scenario, node: Node) -> float:
     """Return the FLOP/s that one prefill engine of ``node`` sustains, all its GPUs together."""
-    rate = node.gpu.flop_per_s(scenario.llm.compute_dtype) * scenario.efficiencies.prefill_mfu
+    share = scenario.efficiencies.on(node).prefill_mfu
+    rate = node.gpu.flop_per_s(scenario.llm.compute_dtype) * share
     return rate * scenario.serving.prefill.tensor
 
 
@@ -100,9 +101,14 @@ def hbm_tokens(scenario: Scenario, pool: Pool, node: Node) -> float:
 
 
 def quota_model(scenario: Scenario, node: Node) -> AttentionTime:
-    """Return the attention-time model of one prefill engine of ``node``."""
+    """Return the attention-time model of one prefill engine of ``node``: the one that was measured for
+    this LLM and tensor parallelism, else from the architecture and the node's rates.
+    """
     tensor = scenario.serving.prefill.tensor
-    efficiencies = scenario.efficiencies
+    for fitted in node.measured.attention if node.measured is not None else ():
+        if (fitted.llm, fitted.tensor) == (scenario.llm.name, tensor):
+            return AttentionTime(**dict(fitted.coefficients))
+    efficiencies = scenario.efficiencies.on(node)
     return attention_time(
         scenario.llm,
         flop_per_s=node.gpu.flop_per_s(scenario.llm.compute_dtype) * efficiencies.prefill_mfu,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 
+from dualpath_model.cluster import Node
 from dualpath_model.errors import InputError
+from dualpath_model.scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,25 @@ def fitted() -> Constants:
     text = resources.files("solvers.simulator").joinpath("constants.yaml").read_text()
     found = yaml.safe_load(text)
     return Constants(**{name: float(found[name]) for name in asdict(Constants())})
+
+
+def of_scenario(scenario: Scenario) -> Constants:
+    """Return the measured constants where every node of a pool has them, else the fitted ones.
+
+    Of several profiles in a pool the slowest counts. A measured decode step has every request's part in
+    it already.
+    """
+    constants = fitted()
+    batch = _slowest(scenario.cluster.prefill, "prefill_layer_s")
+    step = _slowest(scenario.cluster.decode, "decode_layer_s")
+    if batch is not None:
+        constants = replace(constants, batch_layer_s=batch)
+    if step is not None:
+        constants = replace(constants, step_layer_s=step, request_layer_s=0.0)
+    return constants
+
+
+def _slowest(nodes: tuple[Node, ...], figure: str) -> float | None:
+    found = [None if node.measured is None else node.measured.value(figure) for node in set(nodes)]
+    known = [value for value in found if value is not None]
+    return max(known) if len(known) == len(found) else None

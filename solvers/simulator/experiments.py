@@ -19,7 +19,7 @@ from solvers.scheduling import configure
 from solvers.simulator import laws
 from solvers.simulator import state as arrays
 from solvers.simulator.arrivals import arrivals
-from solvers.simulator.constants import Constants, fitted
+from solvers.simulator.constants import Constants, of_scenario
 from solvers.simulator.model import Simulation, Switches, prepare, traffic_of, whole_ns
 from solvers.simulator.series import Series
 from solvers.spread import spread
@@ -155,9 +155,9 @@ def execute(
 
     ``rate_aps``: agents a second, Poisson; None: all start when their sessions say (at once where they
     say nothing). ``warmup_s``: turns that end before are not counted. ``sample_s``: simulated seconds
-    between samples of the series (None: none). ``constants``: None takes the fitted ones. ``compiled``:
-    False runs the kernel as plain Python, hundreds of times slower but without the minute that compiling
-    takes once for each policy. ``progress`` is called now and then; KeyboardInterrupt from it, or from
+    between samples of the series (None: none). ``constants``: None takes those that profiles measured,
+    and the fitted ones. ``compiled``: False runs the kernel as plain Python, hundreds of times slower but
+    without the minute that compiling takes once for each policy. ``progress`` is called now and then; KeyboardInterrupt from it, or from
     Ctrl-C between two pieces, ends the run and keeps what is finished. ``hopeless``: asked at each
     sample, True stops the run.
 
@@ -173,7 +173,7 @@ def execute(
         settings,
         nodes,
         traffic,
-        constants=fitted() if constants is None else constants,
+        constants=of_scenario(scenario) if constants is None else constants,
         switches=switches,
         compiled=compiled,
     )

@@ -397,16 +397,20 @@ def _request_seconds(scenario: Scenario, state: State) -> tuple[np.ndarray, np.n
     means, tensor = scenario.means, scenario.serving.decode.tensor
     copies = scenario.llm.replication(tensor) / tensor
     context = means.prompt_tokens + 0.5 * means.output_tokens
-    owners = _owners(scenario, state)
-    nodes = [owners[node][1] for node in state.decode.node]
-    efficiencies, dtype = scenario.efficiencies, scenario.llm.compute_dtype
+    owners, machines = _owners(scenario, state), scenario.cluster.decode
+    gpus = sum(machine.gpus for machine in machines)
+    steps = {
+        machine: decode_step(
+            scenario.llm, means, machine, scenario.serving, scenario.efficiencies, gpus
+        )
+        for machine in dict.fromkeys(machines)
+    }
+    of_engine = [steps[owners[node][1]] for node in state.decode.node]
     read = means.decode_read_bytes * copies / context
     flops = means.decode_flops / tensor
     return (
-        np.array([read / (node.gpu.hbm_bytes_per_s * efficiencies.hbm) for node in nodes]),
-        np.array(
-            [flops / (node.gpu.flop_per_s(dtype) * efficiencies.decode_mfu) for node in nodes]
-        ),
+        np.array([read / step.hbm_bytes_per_s for step in of_engine]),
+        np.array([flops / step.flop_per_s for step in of_engine]),
     )
 
 

@@ -1,0 +1,127 @@
+"""From a profile's figures to a node: which figure replaces which of a node's numbers.
+
+A measured rate is what the resource delivers, so no efficiency is applied to it: the node gets shares
+of its own (1, or measured FLOP/s over the matrix products' rate). :func:`with_figures` serves both the
+node as measured and the nodes that uncertainty draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+
+from dualpath_model.cluster import Measured, MeasuredAttention, MeasuredFigure, Node
+from dualpath_model.profile import PartName, Profile
+
+OVERRIDES: dict[str, tuple[str, ...]] = {
+    "gpu": (
+        "gemm_bf16_flop_per_s",
+        "gemm_fp8_flop_per_s",
+        "hbm_copy_bytes_per_s",
+        "decode_bytes_per_s",
+        "prefill_flop_per_s",
+        "prefill_layer_s",
+        "decode_flop_per_s",
+        "decode_layer_s",
+    ),
+    "dram_bandwidth": ("dram_bytes_per_s",),
+    "snic": ("storage_read_bytes_per_s", "storage_write_bytes_per_s"),
+    "snic_write": ("storage_write_bytes_per_s",),
+    "cnic": ("network_bytes_per_s", "network_both_ways_bytes_per_s"),
+}
+"""Fields of a node's file that, where a person gives them, stand instead of these figures."""
+
+TAKEN = tuple(dict.fromkeys(name for names in OVERRIDES.values() for name in names))
+"""The figures that a model takes."""
+
+_BETTER = {
+    "hbm_copy_bytes_per_s": "decode_bytes_per_s",
+    "network_bytes_per_s": "network_both_ways_bytes_per_s",
+}
+"""Figures that are not used where another one is there. Decoding is what reads HBM, and dual-path
+loading keeps both directions of the compute network busy."""
+
+
+def measured_of(profile: Profile, without: Collection[str]) -> Measured:
+    """Return what a node takes from ``profile``, but not the figures that ``without`` names."""
+    figures = profile.figures
+    gpu = None if set(OVERRIDES["gpu"]) <= set(without) else profile.parts.get(PartName.GPU)
+    return Measured(
+        profile=profile.name,
+        llm=str(gpu.settings.get("llm", "")) if gpu is not None else "",
+        figures=tuple(
+            MeasuredFigure(name, figures[name].value, figures[name].low, figures[name].high)
+            for name in TAKEN
+            if name in figures and name not in without and _BETTER.get(name) not in figures
+        ),
+        attention=tuple(
+            MeasuredAttention(fit.llm, fit.tensor, tuple(fit.coefficients.items()))
+            for fit in (gpu.attention if gpu is not None else [])
+        ),
+    )
+
+
+def with_figures(node: Node, values: Mapping[str, float]) -> Node:
+    """Return ``node`` with figures in place of its own numbers; ``values`` by name of the figure.
+
+    Storage figures are those of the whole node, the network's of one compute NIC.
+    """
+    for name in TAKEN:  # in this order: shares of arithmetic divide by the matrix products' rate
+        if name in values and name in _SETTERS:
+            node = _SETTERS[name](node, values[name])
+    return node
+
+
+def _share(node: Node, name: str, value: float) -> Node:
+    return replace(node, shares=tuple({**dict(node.shares), name: value}.items()))
+
+
+def _bf16(node: Node, value: float) -> Node:
+    return replace(node, gpu=replace(node.gpu, bf16_flop_per_s=value))
+
+
+def _fp8(node: Node, value: float) -> Node:
+    return replace(node, gpu=replace(node.gpu, fp8_flop_per_s=value))
+
+
+def _hbm(node: Node, value: float) -> Node:
+    return _share(replace(node, gpu=replace(node.gpu, hbm_bytes_per_s=value)), "hbm", 1.0)
+
+
+def _prefill(node: Node, value: float) -> Node:
+    return _share(node, "prefill_mfu", value / node.gpu.bf16_flop_per_s)
+
+
+def _decode(node: Node, value: float) -> Node:
+    return _share(node, "decode_mfu", value / node.gpu.bf16_flop_per_s)
+
+
+def _dram(node: Node, value: float) -> Node:
+    return _share(replace(node, dram_bytes_per_s=value), "dram", 1.0)
+
+
+def _snic(node: Node, value: float) -> Node:
+    return _share(replace(node, snic_bytes_per_s=value / node.snics), "snic", 1.0)
+
+
+def _snic_write(node: Node, value: float) -> Node:
+    return replace(node, snic_write_bytes_per_s=value / node.snics)
+
+
+def _cnic(node: Node, value: float) -> Node:
+    return _share(replace(node, cnic_bytes_per_s=value), "cnic", 1.0)
+
+
+_SETTERS: dict[str, Callable[[Node, float], Node]] = {
+    "gemm_bf16_flop_per_s": _bf16,
+    "gemm_fp8_flop_per_s": _fp8,
+    "hbm_copy_bytes_per_s": _hbm,
+    "decode_bytes_per_s": _hbm,
+    "prefill_flop_per_s": _prefill,
+    "decode_flop_per_s": _decode,
+    "dram_bytes_per_s": _dram,
+    "storage_read_bytes_per_s": _snic,
+    "storage_write_bytes_per_s": _snic_write,
+    "network_bytes_per_s": _cnic,
+    "network_both_ways_bytes_per_s": _cnic,
+}

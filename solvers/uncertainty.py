@@ -1,0 +1,180 @@
+"""What the intervals of measured rates do to a plan, and which measurement would narrow it most.
+
+Monte Carlo over the figures that the scenario's nodes take from profiles: each is drawn log-normal with
+the profile's interval as its 95 % one, independent of the others; nodes of one profile share the draw,
+because a profile measures a kind of machine. Every draw is planned from its nodes on, so what is not
+linear (the batch that a decode engine can run, the split) follows too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dualpath_model.catalog.measured import with_figures
+from dualpath_model.cluster import MeasuredFigure, Node
+from dualpath_model.errors import InfeasibleError, InputError
+from dualpath_model.profile import FIGURES
+from dualpath_model.scenario import Scenario
+from solvers.alternatives import quick
+from solvers.robust import Spread
+
+SAMPLES = 200
+
+Array = npt.NDArray[np.float64]
+Name = tuple[str, str]
+"""Profile and figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Of a figure of the plan: value at the measured rates, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """What knowing one measured figure exactly would leave of the throughput's interval.
+
+    ``relative_low`` and ``relative_high``: the figure's own interval over its value; ``width_left``: the
+    width of the throughput's interval then, over its width now.
+    """
+
+    profile: str
+    part: str
+    figure: str
+    relative_low: float
+    relative_high: float
+    width_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """Intervals of the plan. ``infeasible``: draws in which the scenario cannot be served at all; they
+    count as no throughput and are left out of speed-up and split. ``measurements``: best first.
+    """
+
+    samples: int
+    infeasible: int
+    throughput_requests_per_s: Interval
+    throughput_basic_requests_per_s: Interval
+    speedup_over_basic: Interval
+    split: Interval
+    measurements: tuple[Narrowing, ...]
+
+
+def uncertainty(scenario: Scenario, *, samples: int = SAMPLES, seed: int = 0) -> Uncertainty | None:
+    """Return the intervals of a plan on measured nodes; None where no figure has an interval.
+
+    Raises InputError for fewer than 20 samples, InfeasibleError where the measured rates themselves
+    cannot serve.
+    """
+    if samples < 20:
+        raise InputError(f"samples {samples} is not allowed; an interval needs at least 20")
+    figures = measured_figures(scenario)
+    uncertain = {name: found for name, found in figures.items() if found.high > found.low}
+    if not uncertain:
+        return None
+    factors = {
+        name: Spread(found.low / found.value, found.high / found.value).sample(
+            np.random.default_rng([seed, number]), samples
+        )
+        for number, (name, found) in enumerate(uncertain.items())
+    }
+    nominal = np.array(_solved(scenario, {}))
+    drawn = _all(scenario, factors, samples)
+    served = drawn[drawn[:, 0] > 0]
+    now = _width(drawn[:, 0])
+    narrowed = []
+    for name, found in uncertain.items():
+        others = {other: draws for other, draws in factors.items() if other != name}
+        left = _width(_all(scenario, others, samples)[:, 0]) if others else 0.0
+        narrowed.append(
+            Narrowing(
+                profile=name[0],
+                part=FIGURES[name[1]].part.value,
+                figure=name[1],
+                relative_low=found.low / found.value,
+                relative_high=found.high / found.value,
+                width_left=left / now if now else 1.0,
+            )
+        )
+    return Uncertainty(
+        samples=samples,
+        infeasible=samples - len(served),
+        throughput_requests_per_s=_interval(nominal[0], drawn[:, 0]),
+        throughput_basic_requests_per_s=_interval(nominal[1], drawn[:, 1]),
+        speedup_over_basic=_interval(nominal[0] / nominal[1], served[:, 0] / served[:, 1]),
+        split=_interval(nominal[2], served[:, 2]),
+        measurements=tuple(sorted(narrowed, key=lambda entry: entry.width_left)),
+    )
+
+
+def measured_figures(scenario: Scenario) -> dict[Name, MeasuredFigure]:
+    """Return the figures that the scenario's nodes take from profiles."""
+    return {
+        (node.measured.profile, figure.name): figure
+        for node in dict.fromkeys((*scenario.cluster.prefill, *scenario.cluster.decode))
+        if node.measured is not None
+        for figure in node.measured.figures
+    }
+
+
+def _all(scenario: Scenario, factors: Mapping[Name, Array], samples: int) -> Array:
+    """Return throughput, that of Basic and split of each draw, (samples, 3); zeros if infeasible."""
+    found = np.zeros((samples, 3))
+    for number in range(samples):
+        try:
+            found[number] = _solved(scenario, {n: float(f[number]) for n, f in factors.items()})
+        except InfeasibleError:
+            continue
+    return found
+
+
+def _solved(scenario: Scenario, factors: Mapping[Name, float]) -> tuple[float, float, float]:
+    drawn: dict[Node, Node] = {}
+
+    def change(node: Node) -> Node:
+        if node not in drawn:
+            drawn[node] = _redrawn(node, factors)
+        return drawn[node]
+
+    cluster = scenario.cluster
+    changed = replace(
+        cluster,
+        prefill=tuple(map(change, cluster.prefill)),
+        decode=tuple(map(change, cluster.decode)),
+    )
+    bound = quick(scenario.on(changed))
+    return bound.throughput, bound.basic, bound.split
+
+
+def _redrawn(node: Node, factors: Mapping[Name, float]) -> Node:
+    """Return the node with its measured figures multiplied; all are set again, for some are shares of
+    others.
+    """
+    measured = node.measured
+    if measured is None:
+        return node
+    figures: Sequence[MeasuredFigure] = [
+        figure._replace(value=figure.value * factors.get((measured.profile, figure.name), 1.0))
+        for figure in measured.figures
+    ]
+    values = {figure.name: figure.value for figure in figures}
+    return with_figures(replace(node, measured=replace(measured, figures=tuple(figures))), values)
+
+
+def _width(values: Array) -> float:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(high - low)
+
+
+def _interval(nominal: float, values: Array) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(float(nominal), float(min(low, nominal)), float(max(high, nominal)))
