@@ -262,8 +262,8 @@ def load_node(ref: str | Mapping[str, Any] | NodeSpec, base_dir: Path | None = N
     """Return the node that ``ref`` means: a catalog name, a file with one node, or an inline node.
 
     Files are YAML or JSON in the fields of :class:`NodeSpec`, or profiles of ``dualpath calibrate``;
-    relative paths start at ``base_dir``. An inline node is called after its base. Raises InputError, one sentence that names file, field,
-    value and remedy.
+    relative paths start at ``base_dir``. An inline node is called after its base. Raises InputError,
+    one sentence that names file, field, value and remedy.
     """
     if isinstance(ref, NodeSpec):
         return ref.to_node(ref.base or "inline", base_dir)

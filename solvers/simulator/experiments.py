@@ -156,10 +156,10 @@ def execute(
     ``rate_aps``: agents a second, Poisson; None: all start when their sessions say (at once where they
     say nothing). ``warmup_s``: turns that end before are not counted. ``sample_s``: simulated seconds
     between samples of the series (None: none). ``constants``: None takes those that profiles measured,
-    and the fitted ones. ``compiled``: False runs the kernel as plain Python, hundreds of times slower but
-    without the minute that compiling takes once for each policy. ``progress`` is called now and then; KeyboardInterrupt from it, or from
-    Ctrl-C between two pieces, ends the run and keeps what is finished. ``hopeless``: asked at each
-    sample, True stops the run.
+    and the fitted ones. ``compiled``: False runs the kernel as plain Python, hundreds of times slower
+    but without the minute that compiling takes once for each policy. ``progress`` is called now and
+    then; KeyboardInterrupt from it, or from Ctrl-C between two pieces, ends the run and keeps what is
+    finished. ``hopeless``: asked at each sample, True stops the run.
 
     Raises InputError for bad numbers, InfeasibleError where the scenario cannot be served.
     """
