@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from app import interrupt
+from app.calibrate import calibrate_app
+from app.output import JsonOption, dump, emit, say
 from dualpath_model.errors import DualPathError, InputError
 
 app = typer.Typer(
@@ -29,14 +30,11 @@ llm_app = typer.Typer(help="LLM architectures: KV bytes, FLOPs.", no_args_is_hel
 node_app = typer.Typer(help="Machines of the catalog.", no_args_is_help=True)
 schedule_app = typer.Typer(help="The reference scheduler.", no_args_is_help=True)
 app.add_typer(trace_app, name="trace")
+app.add_typer(calibrate_app, name="calibrate")
 app.add_typer(schedule_app, name="schedule")
 app.add_typer(llm_app, name="llm")
 app.add_typer(node_app, name="node")
 
-JsonOption = Annotated[
-    str | None,
-    typer.Option("--json", metavar="-|FILE", help="Write JSON to standard output (-) or a file."),
-]
 ConstantsOption = Annotated[
     str | None,
     typer.Option(
@@ -89,19 +87,19 @@ def plan(
         from app.report import write_report
 
         write_report(answer, asked, html)
-        _say(f"wrote {html}")
+        say(f"wrote {html}")
     if picture is not None:
         from app.picture import draw_plan
 
         draw_plan(answer, picture, asked)
-        _say(f"wrote {picture}")
+        say(f"wrote {picture}")
 
     def show() -> None:
         from app.show import show_plan
 
         show_plan(answer)
 
-    _emit(json, lambda: planner.to_json(answer), show)
+    emit(json, lambda: planner.to_json(answer), show)
 
 
 @app.command()
@@ -128,7 +126,7 @@ def assign(
 
         show_assignment(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
 
 
 @app.command()
@@ -210,10 +208,10 @@ def simulate(
 
         show_simulation(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
     if out is not None:
-        write_results(outcome, asked, found, _dump(found), out)
-        _say(f"wrote {out}")
+        write_results(outcome, asked, found, dump(found), out)
+        say(f"wrote {out}")
     if found["interrupted"]:
         raise typer.Exit(130)
 
@@ -276,7 +274,7 @@ def capacity(
 
         show_capacity(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
     if found["interrupted"]:
         raise typer.Exit(130)
 
@@ -309,7 +307,7 @@ def reproduce(
         with bar("fitting") as tell:
             constants = running.run_fit(tell)
         write_atomically(fit, running.constants_file(constants))
-        _say(f"wrote {fit}")
+        say(f"wrote {fit}")
         return
     check_targets(json, html, picture)
     curves = html is not None or picture is not None
@@ -319,19 +317,19 @@ def reproduce(
         from app.reproduction_view import write_reproduction
 
         write_reproduction(found, html)
-        _say(f"wrote {html}")
+        say(f"wrote {html}")
     if picture is not None:
         from app.reproduction_picture import draw_reproduction
 
         draw_reproduction(found, picture)
-        _say(f"wrote {picture}")
+        say(f"wrote {picture}")
 
     def show() -> None:
         from app.reproduction_view import show_reproduction
 
         show_reproduction(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
     if found["interrupted"]:
         raise typer.Exit(130)
 
@@ -346,7 +344,7 @@ def derive(
     """Derive the paper's analysis, and what lies beyond it, from the step table."""
     from app.derive import derive_data, derive_text
 
-    _emit(json, derive_data, lambda: print(derive_text(latex)))
+    emit(json, derive_data, lambda: print(derive_text(latex)))
 
 
 @app.command()
@@ -363,7 +361,7 @@ def examples() -> None:
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["scenario", "plan", "events"], typer.Argument(help="Which file format.")
+        Literal["scenario", "plan", "events", "profile"], typer.Argument(help="Which file format.")
     ],
 ) -> None:
     """Print the JSON Schema of a file format."""
@@ -371,6 +369,10 @@ def schema(
         from dualpath_model.scenario import ScenarioSpec
 
         described = ScenarioSpec.model_json_schema()
+    elif kind == "profile":
+        from dualpath_model.profile import Profile
+
+        described = Profile.model_json_schema()
     elif kind == "events":
         from app.schedule import event_schema
 
@@ -381,7 +383,7 @@ def schema(
         from solvers.planner import Plan
 
         described = TypeAdapter(Plan).json_schema(mode="serialization")
-    print(_dump({"$schema": "https://json-schema.org/draft/2020-12/schema", **described}))
+    print(dump({"$schema": "https://json-schema.org/draft/2020-12/schema", **described}))
 
 
 @trace_app.command("stats")
@@ -411,7 +413,7 @@ def trace_stats(
 
         show_trace_statistics(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
 
 
 @llm_app.command("list")
@@ -427,7 +429,7 @@ def llm_list(json: JsonOption = None) -> None:
 
         show_llms(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
 
 
 @llm_app.command("show")
@@ -445,7 +447,7 @@ def llm_show(
 
         show_fields(name, found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
 
 
 @llm_app.command("cache-compute")
@@ -478,7 +480,7 @@ def llm_cache_compute(
 
         show_cache_compute(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
 
 
 @node_app.command("list")
@@ -494,7 +496,7 @@ def node_list(json: JsonOption = None) -> None:
 
         show_nodes(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
 
 
 @schedule_app.command("policies")
@@ -508,7 +510,7 @@ def schedule_policies(json: JsonOption = None) -> None:
         for name, meaning in found.items():
             print(f"{name:12} {meaning}")
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
 
 
 @schedule_app.command("run")
@@ -557,14 +559,14 @@ def schedule_run(
         seed=seed,
     )
     if log is not None:
-        _say(f"wrote {log}")
+        say(f"wrote {log}")
 
     def show() -> None:
         from app.show import show_driven
 
         show_driven(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
 
 
 @schedule_app.command("replay")
@@ -588,34 +590,9 @@ def schedule_replay(
 
         show_replay(found)
 
-    _emit(json, lambda: found, show)
+    emit(json, lambda: found, show)
     if found["first_difference"] is not None:
         raise typer.Exit(1)
-
-
-def _emit(target: str | None, data: Callable[[], Any], show: Callable[[], None]) -> None:
-    """Show for people, or write JSON where ``target`` says."""
-    if target is None:
-        show()
-    elif target == "-":
-        print(_dump(data()))
-    else:
-        from app.files import write_atomically
-
-        write_atomically(Path(target), _dump(data()) + "\n")
-        show()
-        _say(f"wrote {target}")
-
-
-def _dump(data: Any) -> str:
-    import orjson
-
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-    return orjson.dumps(data, option=options).decode()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def main() -> None:
@@ -626,15 +603,13 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:  # standard output on a full disk, a file that vanishes under our hands
-        _say(
-            f"dualpath: {error.filename or 'output'}: {error.strerror}; check disk and permissions"
-        )
+        say(f"dualpath: {error.filename or 'output'}: {error.strerror}; check disk and permissions")
         os._exit(2)  # the interpreter would fail again while it flushes
     except DualPathError as error:
-        _say(f"dualpath: {error}")
+        say(f"dualpath: {error}")
         sys.exit(error.exit_code)
     except MemoryError:
-        _say(
+        say(
             f"dualpath: {InputError('the input needs more memory than there is; use a smaller one')}"
         )
         sys.exit(2)

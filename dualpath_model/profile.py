@@ -219,13 +219,16 @@ class AttentionFit(_Spec):
 
 
 class Machine(_Spec):
-    """Where a part was measured. ``gpu`` "" and ``gpus`` 0: on the CPU, which stands for one GPU."""
+    """Where a part was measured. ``gpu`` "" and ``gpus`` 0: on the CPU, which stands for one GPU.
+
+    What is not known of another machine, whose tool's output was imported, is left out.
+    """
 
     host: str
-    system: str
-    cpu: str
-    cores: Annotated[int, Field(ge=1)]
-    memory_bytes: _Positive
+    system: str = ""
+    cpu: str = ""
+    cores: Annotated[int, Field(ge=1)] | None = None
+    memory_bytes: _Positive | None = None
     gpu: str = ""
     gpus: Annotated[int, Field(ge=0)] = 0
     gpu_memory_bytes: _Positive | None = None
@@ -257,9 +260,9 @@ class Part(_Spec):
 class Profile(_Spec):
     """A whole profile. Equal figures of two parts do not happen: each belongs to one part."""
 
-    format: Literal["dualpath-profile"]
-    version: Literal[1]
-    name: str
+    format: Literal["dualpath-profile"] = "dualpath-profile"
+    version: Literal[1] = 1
+    name: Annotated[str, Field(max_length=200)]
     parts: dict[PartName, Part]
 
     @model_validator(mode="after")

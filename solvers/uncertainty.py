@@ -22,7 +22,9 @@ from dualpath_model.scenario import Scenario
 from solvers.alternatives import quick
 from solvers.robust import Spread
 
-SAMPLES = 200
+SAMPLES = 400
+SAMPLES_UNEVEN = 60
+"""Where pools are not homogeneous, so that every draw is an LP."""
 
 Array = npt.NDArray[np.float64]
 Name = tuple[str, str]
@@ -69,12 +71,16 @@ class Uncertainty:
     measurements: tuple[Narrowing, ...]
 
 
-def uncertainty(scenario: Scenario, *, samples: int = SAMPLES, seed: int = 0) -> Uncertainty | None:
+def uncertainty(
+    scenario: Scenario, *, samples: int | None = None, seed: int = 0
+) -> Uncertainty | None:
     """Return the intervals of a plan on measured nodes; None where no figure has an interval.
 
     Raises InputError for fewer than 20 samples, InfeasibleError where the measured rates themselves
     cannot serve.
     """
+    if samples is None:
+        samples = SAMPLES if scenario.cluster.homogeneous else SAMPLES_UNEVEN
     if samples < 20:
         raise InputError(f"samples {samples} is not allowed; an interval needs at least 20")
     figures = measured_figures(scenario)

@@ -205,17 +205,17 @@ def _missing(spec: NodeSpec, taken: Measured, profile: Profile) -> dict[str, Any
     if gpu_part is not None and arithmetic is not None and memory is not None:
         machine = gpu_part.machine
         size = machine.gpu_memory_bytes or machine.memory_bytes
-        found["gpu"] = GpuSpec.model_construct(bf16=arithmetic, hbm=size, hbm_bandwidth=memory)
-        found["gpus"] = machine.gpus or 1
+        if size is not None:
+            found["gpu"] = GpuSpec.model_construct(bf16=arithmetic, hbm=size, hbm_bandwidth=memory)
+            found["gpus"] = machine.gpus or 1
     cnic = taken.value("network_both_ways_bytes_per_s") or taken.value("network_bytes_per_s")
     if cnic is not None:
         found |= {"cnic": cnic, "cnics": 1}
     snic = taken.value("storage_read_bytes_per_s")
     if snic is not None:
         found |= {"snic": snic, "snics": 1}
-    found["dram"] = min(
-        (part.machine.memory_bytes for part in profile.parts.values()), default=None
-    )
+    sizes = [part.machine.memory_bytes for part in profile.parts.values()]
+    found["dram"] = min((size for size in sizes if size is not None), default=None)
     return {field: value for field, value in found.items() if getattr(spec, field) is None}
 
 
