@@ -24,6 +24,7 @@ from dualpath_model.quantities import Dimension, show
 from dualpath_model.scenario import Scenario
 from solvers.alternatives import ResourceName
 from solvers.planner import Plan, Utilisation
+from solvers.uncertainty import Uncertainty
 
 # Okabe and Ito's palette: told apart with any colour vision.
 BASIC = "#999999"
@@ -373,3 +374,42 @@ def ratio_bounds(plan: Plan) -> list[Bound]:
         if condition.high:
             found.append(Bound(name, condition.high, upper=True))
     return sorted(found, key=lambda bound: (bound.upper, bound.at if bound.upper else -bound.at))
+
+
+def interval_rows(found: Uncertainty) -> list[tuple[str, str, str]]:
+    """Return what the plan's intervals are: figure, value, 95 % interval."""
+    rates, plain, share = "{:,.1f} requests/s", "{:.2f}x", "{:.1%}"
+    return [
+        (label, form.format(part.value), f"{form.format(part.low)} to {form.format(part.high)}")
+        for label, part, form in (
+            ("with both paths", found.throughput_requests_per_s, rates),
+            ("Basic", found.throughput_basic_requests_per_s, rates),
+            ("over Basic", found.speedup_over_basic, plain),
+            ("split x", found.split, share),
+        )
+    ]
+
+
+def narrowing_rows(found: Uncertainty) -> list[tuple[str, str, str]]:
+    """Return the measurements that matter, best first: figure, its interval, what knowing it does."""
+    return [
+        (
+            f"{row.part}: {row.figure} ({row.profile})",
+            f"{row.relative_low - 1:+.1%} to {row.relative_high - 1:+.1%}",
+            f"narrows the throughput's interval by {1 - row.width_left:.0%}",
+        )
+        for row in found.measurements
+        if row.width_left < 0.995
+    ]
+
+
+def uncertainty_remarks(found: Uncertainty) -> list[str]:
+    """Return what else to know of the intervals."""
+    remarks = []
+    if not narrowing_rows(found):
+        remarks.append("no single measurement would narrow the throughput's interval")
+    if found.infeasible:
+        remarks.append(
+            f"in {found.infeasible} of {found.samples} draws the scenario cannot be served at all"
+        )
+    return remarks

@@ -12,6 +12,7 @@ from app.page import page, pictures, table
 from dualpath_model.quantities import Dimension, show
 from dualpath_model.scenario import Scenario
 from solvers.planner import Plan
+from solvers.uncertainty import Uncertainty
 
 
 def write_report(plan: Plan, scenario: Scenario, path: Path) -> None:
@@ -89,6 +90,8 @@ def _tables(plan: Plan, scenario: Scenario) -> str:
     parts += ["<h2>Utilisation and prices</h2>", _utilisation(plan)]
     parts += ["<h2>Neighbouring P/D ratios</h2>", _neighbours(plan)]
     parts += ["<h2>Scheduler parameters</h2>", _parameters(plan, scenario)]
+    if plan.uncertainty is not None:
+        parts += ["<h2>Intervals from the measured rates</h2>", _uncertainty(plan.uncertainty)]
     if plan.notes:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in plan.notes)
         parts.append(f"<h2>Notes</h2><ul>{notes}</ul>")
@@ -145,6 +148,15 @@ def _neighbours(plan: Plan) -> str:
         )
     heads = ("nodes", "limited by", "split x", "requests/s", "a node", "over Basic")
     return table(heads, rows, kinds, text=2)
+
+
+def _uncertainty(found: Uncertainty) -> str:
+    intervals = table(("of the plan", "value", "95 % interval"), view.interval_rows(found), text=1)
+    rows = view.narrowing_rows(found)
+    heads = ("measured figure", "its interval", "if it were known exactly")
+    worth = table(heads, rows, text=3) if rows else ""
+    remarks = "".join(f"<p>{html.escape(text)}</p>" for text in view.uncertainty_remarks(found))
+    return intervals + worth + remarks
 
 
 def _parameters(plan: Plan, scenario: Scenario) -> str:

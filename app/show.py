@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app import plan_view
 from dualpath_model.quantities import Dimension, show
 from solvers.alternatives import ResourceName
 from solvers.planner import Plan, Utilisation
+from solvers.uncertainty import Uncertainty
 
 _RATE = Dimension.BYTES_PER_S
 _UNITS = {"gpu": "FLOP/s", "hbm_space": "B"}
@@ -58,6 +60,9 @@ def show_plan(plan: Plan) -> None:
     console.print(_upgrade_table(plan))
     console.print(_neighbour_table(plan))
     console.print(_parameter_table(plan))
+    if plan.uncertainty is not None:
+        for table in _uncertainty_tables(plan.uncertainty):
+            console.print(table)
     for note in plan.notes:
         console.print(f"note: {escape(note)}")
 
@@ -187,6 +192,23 @@ def _neighbour_table(plan: Plan) -> Table:
         table.caption = "; ".join(map(escape, reasons))
         table.caption_justify = "left"
     return table
+
+
+def _uncertainty_tables(found: Uncertainty) -> list[Table]:
+    title = f"95 % intervals from the measured rates ({found.samples} draws)"
+    intervals = Table(title=title, title_justify="left")
+    for heading in ("of the plan", "value", "interval"):
+        _column(intervals, heading, ("of the plan",))
+    for row in plan_view.interval_rows(found):
+        intervals.add_row(*row)
+    worth = Table(title="Which measurement to sharpen", title_justify="left")
+    for heading in ("figure", "its interval", "known exactly"):
+        worth.add_column(heading)
+    for row in plan_view.narrowing_rows(found):
+        worth.add_row(*map(escape, row))
+    worth.caption = "; ".join(plan_view.uncertainty_remarks(found))
+    worth.caption_justify = "left"
+    return [intervals, worth]
 
 
 def _parameter_table(plan: Plan) -> Table:
