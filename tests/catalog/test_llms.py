@@ -19,6 +19,7 @@ EXPECTED = {
     "deepseek-v3",
     "deepseek-v3.2",
     "ds-27b",
+    "qwen2.5-0.5b",
     "qwen2.5-32b",
     "qwen3-32b",
     "qwen3-235b-a22b",
@@ -80,7 +81,7 @@ def test_counts_agree_with_the_published_ones(name: str) -> None:
 
 def test_dtypes() -> None:
     kv = {name: load_llm(name).default_kv_dtype for name in llm_names()}
-    assert kv.pop("qwen2.5-32b") is KvDtype.BF16
+    assert kv.pop("qwen2.5-32b") is kv.pop("qwen2.5-0.5b") is KvDtype.BF16
     assert kv.pop("deepseek-v3") is KvDtype.FP8_DS_MLA
     assert set(kv.values()) == {KvDtype.FP8}
     gpt_oss = load_llm("gpt-oss-120b")
