@@ -1,0 +1,1 @@
+"""Tests of the measuring rooms and of what becomes of their samples."""
