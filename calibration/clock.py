@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from dualpath_model.profile import Sample, Setting
 
 if TYPE_CHECKING:
     import torch
 
 Work = Callable[[], object]
+
+SHORT_S = 0.05
+"""Work that takes less is called twice before it is timed, so that its first call's costs are seen."""
 
 
 class Clock:
@@ -20,7 +26,10 @@ class Clock:
         self.device = device
 
     def seconds(self, work: Work) -> float:
-        """Return how long ``work`` takes, from an idle device until its results are there."""
+        """Return how long ``work`` takes, from when all before it is done until its results are there.
+
+        On a GPU that is all on the current stream; others may go on, where interference is measured.
+        """
         if self.device.type != "cuda":
             begun = time.perf_counter()
             work()
@@ -28,10 +37,11 @@ class Clock:
         import torch
 
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(self.device)
-        before.record()
+        stream = torch.cuda.current_stream(self.device)
+        stream.synchronize()
+        before.record(stream)
         work()
-        after.record()
+        after.record(stream)
         after.synchronize()
         return float(before.elapsed_time(after)) * 1e-3
 
@@ -47,16 +57,89 @@ class Clock:
         begun = time.perf_counter()
         warm = self.seconds(variants[0])
         warm = min(warm, self.seconds(variants[-1])) if warm < budget_s / (least + 1) else warm
-        inside = max(1, min(1000, round((1e-4 if self.device.type == "cuda" else 1e-3) / warm)))
-        turn = 0
+        together = _Repeated(variants, self.repeats(warm))
         found: list[float] = []
-
-        def together() -> None:
-            nonlocal turn
-            for _ in range(inside):
-                variants[turn % len(variants)]()
-                turn += 1
-
         while len(found) < most and (len(found) < least or time.perf_counter() - begun < budget_s):
-            found.append(self.seconds(together) / inside)
+            found.append(self.seconds(together) / together.inside)
         return found
+
+    def repeats(self, call_s: float) -> int:
+        """Return how often work of ``call_s`` is repeated inside one sample."""
+        long_enough_s = 1e-4 if self.device.type == "cuda" else 1e-3
+        return max(1, min(1000, round(long_enough_s / call_s)))
+
+
+class _Repeated:
+    """Calls variants in turn, ``inside`` of them at a time, and goes on where it stopped."""
+
+    def __init__(self, variants: Sequence[Work], inside: int) -> None:
+        self.variants, self.inside, self.turn = variants, inside, 0
+
+    def __call__(self) -> None:
+        for _ in range(self.inside):
+            self.variants[self.turn % len(self.variants)]()
+            self.turn += 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a sweep: ``works`` are variants of the same work, each of ``amount``."""
+
+    at: dict[str, Setting]
+    amount: float
+    works: Sequence[Work]
+
+
+def in_rounds(
+    clock: Clock,
+    points: Sequence[Point],
+    *,
+    seconds: float,
+    tell: Callable[[float, str], None],
+    left_out: list[str],
+    least: int = 3,
+    most: int = 30,
+) -> list[Sample]:
+    """Time every point once a round, so that a machine's drift shows as spread and not as bias.
+
+    Samples come in measuring order, ``at["round"]`` counts from 0. ``least`` to ``most`` rounds,
+    until ``seconds`` are spent; where even ``least`` would take 1.3 times as long, fewer. A point that
+    a GPU has no memory for is left out, and a sentence about it is added to ``left_out``.
+    """
+    begun = time.perf_counter()
+
+    def spent() -> float:
+        return time.perf_counter() - begun
+
+    ready: list[tuple[Point, _Repeated]] = []
+    for point in points:
+        tell(min(0.99, spent() / seconds), "warming up")
+        call_s = _warm(clock, point, left_out)
+        if call_s is not None:
+            ready.append((point, _Repeated(point.works, clock.repeats(call_s))))
+    found: list[Sample] = []
+    for number in range(most if ready else 0):
+        round_begun = spent()
+        for point, together in ready:
+            tell(min(0.99, spent() / seconds), f"round {number + 1}")
+            taken = clock.seconds(together) / together.inside
+            at = {**point.at, "round": number}
+            found.append(Sample(at=at, seconds=taken, amount=point.amount))
+        after_next = 2.0 * spent() - round_begun
+        if after_next > seconds * (1.0 if number + 1 >= least else 1.3):
+            break
+    return found
+
+
+def _warm(clock: Clock, point: Point, left_out: list[str]) -> float | None:
+    """Return the seconds of a call after the first, or None where memory does not suffice."""
+    import torch
+
+    try:
+        first = clock.seconds(point.works[0])
+        return min(first, clock.seconds(point.works[-1])) if first < SHORT_S else first
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        where = ", ".join(f"{key} {value}" for key, value in point.at.items())
+        left_out.append(f"{where} is left out: it does not fit into the GPU's free memory")
+        return None

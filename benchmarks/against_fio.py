@@ -1,0 +1,129 @@
+"""Our storage reads against fio's, in turn: same block size, depth, file size and O_DIRECT.
+
+``python -m benchmarks.against_fio FOLDER [--block-bytes B] [--depth N] [--runs N] [--seconds S]`` prints
+one JSON object. Ours is the very engine that `dualpath calibrate` measures with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration import storage
+from calibration.files_on_disk import DataFile, aligned, check_folder
+from dualpath_model.errors import InputError
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--block-bytes", type=int, default=2**20)
+    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--file-bytes", type=int, default=2**29)
+    parser.add_argument("--engine", default="libaio", choices=["libaio", "psync"])
+    print(json.dumps(compare(**vars(parser.parse_args())), indent=1))
+
+
+def compare(
+    folder: Path,
+    *,
+    runs: int = 5,
+    seconds: float = 4.0,
+    block_bytes: int = 2**20,
+    depth: int = 8,
+    file_bytes: int = 2**29,
+    engine: str = "libaio",
+) -> dict[str, Any]:
+    """Alternate ours and fio ``runs`` times; "storage_over_fio" is the ratio of the medians.
+
+    Uses twice ``file_bytes`` of disk, ours without a name and fio's in a folder that is removed. With
+    ``engine`` psync fio has ``depth`` threads, as we do. Raises InputError without fio or space.
+    """
+    fio = shutil.which("fio")
+    if fio is None:
+        raise InputError("fio is not installed; `apt-get install fio` gives it")
+    block = aligned(block_bytes)
+    if file_bytes < block * depth:
+        raise InputError(
+            f"file_bytes {file_bytes} is less than depth times block_bytes, {block * depth}; give more"
+        )
+    size = file_bytes // block * block
+    check_folder(folder, 2 * size)
+    rng = np.random.default_rng(0)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with (
+        tempfile.TemporaryDirectory(dir=folder, prefix=".against-fio-") as own,
+        DataFile(folder, size) as file,
+    ):
+        if not file.direct:
+            raise InputError(
+                f"folder {folder} refuses O_DIRECT, which is compared here; name one on another disk"
+            )
+        file.fill(rng, step_bytes=block, least_bytes=size, told=lambda _: True)
+        stream = storage.Stream.random(file, block, depth, rng)
+        named = Path(own) / "data"
+        _write(named, size, block, rng)
+        command = [
+            *(fio, "--name=reads", f"--filename={named}", f"--size={size}", f"--bs={block}"),
+            *("--rw=randread", "--direct=1", "--time_based", f"--runtime={seconds}"),
+            *("--output-format=json", "--allow_file_create=0", f"--ioengine={engine}"),
+            *(
+                (f"--iodepth={depth}",)
+                if engine == "libaio"
+                else (f"--numjobs={depth}", "--thread", "--group_reporting")
+            ),
+        ]
+        for run in range(runs):
+            # In turn who is first: what a disk's burst allowance favours.
+            for mine in (True, False) if run % 2 == 0 else (False, True):
+                if mine:
+                    ours.append(_ours(stream, seconds, rng))
+                else:
+                    theirs.append(_fio(command))
+    return {
+        "storage_over_fio": statistics.median(ours) / statistics.median(theirs),
+        "ours_bytes_per_s": ours,
+        "fio_bytes_per_s": theirs,
+        "settings": {
+            "block_bytes": block,
+            "depth": depth,
+            "file_bytes": size,
+            "seconds": seconds,
+            "engine": engine,
+        },
+    }
+
+
+def _ours(stream: storage.Stream, seconds: float, rng: np.random.Generator) -> float:
+    buffers = storage.Buffers(rng)  # new ones each time, as fio has
+    return storage.keep_busy([stream], seconds, buffers)[0].bytes_per_s
+
+
+def _write(path: Path, size: int, block: int, rng: np.random.Generator) -> None:
+    with path.open("wb") as file:
+        for _ in range(size // block):
+            file.write(rng.integers(0, 2**64, block // 8, np.uint64).tobytes())
+
+
+def _fio(command: list[str]) -> float:
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise InputError(f"fio ended with status {ran.returncode}: {ran.stderr.strip()[-200:]}")
+    found = json.loads(ran.stdout[ran.stdout.index("{") :])
+    return float(sum(job["read"]["bw_bytes"] for job in found["jobs"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,664 @@
+"""Storage: what is measured, what is left behind (nothing), and what is said where it cannot be done."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration import files_on_disk, storage
+from calibration.files_on_disk import ALIGNMENT, DataFile, aligned, check_folder, file_system
+from calibration.rooms import Measured
+from dualpath_model.errors import InputError
+from dualpath_model.profile import FIGURES, PartName
+
+MIB = 2**20
+REPOSITORY = Path(__file__).parents[2]
+MEASURE = """
+import sys
+from pathlib import Path
+from calibration.storage import measure_storage
+
+def tell(share, what):
+    print(what, flush=True)
+
+measure_storage(Path(sys.argv[1]), block_bytes=2**18, space_bytes=2**25, seconds=60, tell=tell)
+"""
+
+
+def quiet(share: float, what: str) -> None:
+    """Tell nobody."""
+
+
+def measure(folder: Path, **other: Any) -> Measured:
+    asked = {"block_bytes": 256 * 1024, "space_bytes": 16 * MIB, "seconds": 0.5, "tell": quiet}
+    return storage.measure_storage(folder, **{**asked, **other})
+
+
+def children(process: int) -> list[int]:
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def gone(process: int) -> bool:
+    """Tell whether it has ended; one whose parent has not asked yet (state Z) has."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    ends = time.monotonic() + seconds
+    while not condition() and time.monotonic() < ends:
+        time.sleep(0.01)
+    return condition()
+
+
+def names(folder: Path) -> set[str]:
+    """Return what is in it, hidden files too."""
+    return {path.name for path in folder.iterdir()}
+
+
+def disk_used(folder: Path) -> int:
+    """Bytes of the files of ``folder`` that this process holds open, with or without a name."""
+    used = {}
+    device = folder.stat().st_dev
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(descriptor.readlink())
+            found = os.fstat(int(descriptor.name))
+        except OSError:
+            continue
+        if target.startswith(f"{folder}/") and found.st_dev == device:
+            used[found.st_ino] = found.st_blocks * 512
+    return sum(used.values())
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    return measure(tmp_path_factory.mktemp("measured"), block_bytes=250_000, seconds=1.0)
+
+
+# What is measured.
+
+
+def test_all_figures_of_storage_are_there_and_come_from_a_fit_or_series(measured: Measured) -> None:
+    wanted = {name for name, figure in FIGURES.items() if figure.part is PartName.STORAGE}
+    missing = wanted - set(measured.figures)
+    # The latency may not be told from 0 on a noisy machine; then that is said.
+    assert missing <= {"storage_read_latency_s"}
+    assert bool(missing) == any("storage_read_latency_s" in each for each in measured.warnings)
+    assert set(measured.figures) <= wanted
+    sources = {found.name for found in measured.fits} | {each.name for each in measured.series}
+    assert {figure.source for figure in measured.figures.values()} <= sources
+
+
+def test_every_point_is_measured_in_every_round_and_in_turn(measured: Measured) -> None:
+    for series in measured.series:
+        points = [tuple(sample.at.items()) for sample in series.samples]
+        counts = Counter(points)
+        assert len(set(counts.values())) == 1, "each point equally often"
+        assert counts[points[0]] >= 2
+        one_round = points[: len(counts)]
+        assert points == one_round * counts[points[0]], "round by round"
+
+
+def test_percentiles_are_in_order_in_every_sample(measured: Measured) -> None:
+    for series in measured.series:
+        for sample in series.samples:
+            of = sample.latency
+            assert of is not None
+            assert 0 < of.p50 <= of.p90 <= of.p99 <= of.p999 <= of.most
+            # Operations of one thread follow one another inside the sample.
+            threads = sample.at["depth"]
+            assert isinstance(threads, int)
+            if sample.at["operation"] == "read":
+                assert of.most <= sample.seconds * of.count * (1 + 1e-9)
+            assert of.count >= threads
+
+
+@given(st.lists(st.floats(1e-7, 10.0), min_size=1, max_size=300))
+def test_percentiles_are_latencies_that_were_measured(latencies: list[float]) -> None:
+    found = storage.latency(latencies)
+    values = [found.p50, found.p90, found.p99, found.p999, found.most]
+    assert values == sorted(values)
+    assert set(values) <= set(latencies)
+    assert found.most == max(latencies)
+    for value, share in zip(values, (0.5, 0.9, 0.99, 0.999), strict=False):
+        assert sum(each <= value for each in latencies) >= share * len(latencies) * (1 - 1e-9)
+        assert sum(each < value for each in latencies) < share * len(latencies) * (1 + 1e-9)
+
+
+def test_block_size_is_rounded_up_and_settings_say_what_was_done(measured: Measured) -> None:
+    settings = measured.settings
+    assert settings["block_bytes"] == aligned(250_000) == 253_952
+    assert settings["threads"] == 32
+    assert isinstance(settings["direct"], bool)
+    sizes = {sample.at["block_bytes"] for sample in measured.series[0].samples}
+    assert sizes == {16_384, 65_536, 253_952}
+    assert {sample.at["depth"] for sample in measured.series[1].samples} == {1, 2, 4, 8, 16, 32}
+
+
+def test_a_read_finds_what_was_written_where_it_was_written(tmp_path: Path) -> None:
+    with DataFile(tmp_path, MIB) as file:
+        data = files_on_disk.aligned_buffer(64 * 1024)
+        files_on_disk.randomize(data, np.random.default_rng(5))
+        file.write(memoryview(data), 128 * 1024)
+        back = files_on_disk.aligned_buffer(64 * 1024)
+        file.read(memoryview(back), 128 * 1024)
+        assert back[:] == data[:]
+
+
+def test_test_data_repeats_no_block_and_cannot_be_compressed(tmp_path: Path) -> None:
+    import zlib
+
+    rng = np.random.default_rng(1)
+    with DataFile(tmp_path, 4 * MIB) as file:
+        file.fill(rng, step_bytes=MIB, least_bytes=0, told=lambda _: True)
+        stream = storage.Stream.random(file, MIB, 2, rng, writes=True)
+        before = whole(file)
+        storage.keep_busy([stream], 0.05, storage.Buffers(rng))
+        after = whole(file)
+    for data in (before, after):
+        blocks = [data[at : at + ALIGNMENT] for at in range(0, len(data), ALIGNMENT)]
+        assert len(set(blocks)) == len(blocks)
+        assert len(zlib.compress(blocks[0] + blocks[-1])) > 2 * ALIGNMENT
+    changed = sum(before[at] != after[at] for at in range(0, len(before), ALIGNMENT))
+    assert changed > 0, "writes have new data"
+
+
+def whole(file: DataFile) -> bytes:
+    buffer = files_on_disk.aligned_buffer(file.size_bytes)
+    file.read(memoryview(buffer), 0)
+    return buffer[:]
+
+
+@given(st.integers(1, 300), st.integers(0, 3), st.booleans())
+def test_no_block_comes_again_before_all_have_come(blocks: int, seed: int, shuffled: bool) -> None:
+    order = storage.Order(blocks, np.random.default_rng(seed) if shuffled else None)
+    for _ in range(2):
+        taken = [order.take() for _ in range(blocks)]
+        assert sorted(taken) == list(range(blocks))
+        assert shuffled or taken == sorted(taken)
+
+
+def test_threads_share_an_order_without_taking_a_block_twice() -> None:
+    order = storage.Order(4000, np.random.default_rng(0))
+    taken: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: taken.extend([order.take() for _ in range(500)]))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == list(range(4000))
+
+
+def test_no_two_writes_have_the_same_page(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    class Watched(DataFile):
+        def write(self, data: memoryview, offset: int) -> None:
+            seen.extend(bytes(data[at : at + ALIGNMENT]) for at in range(0, len(data), ALIGNMENT))
+
+    rng = np.random.default_rng(2)
+    with Watched(tmp_path, MIB) as file:
+        stream = storage.Stream.random(file, 64 * 1024, 3, rng, writes=True)
+        storage.keep_busy([stream], 0.02, storage.Buffers(rng))
+    assert len(seen) >= 3 * 16
+    assert len(set(seen)) == len(seen)
+
+
+def test_bytes_counted_are_bytes_moved(tmp_path: Path) -> None:
+    counted: Counter[int] = Counter()
+
+    def count(thread: int, moved_bytes: int) -> None:
+        counted[thread] += moved_bytes
+
+    rng = np.random.default_rng(3)
+    with DataFile(tmp_path, 2 * MIB) as file:
+        file.fill(rng, step_bytes=MIB, least_bytes=0, told=lambda _: True)
+        stream = storage.Stream.random(file, 64 * 1024, 4, rng)
+        (busy,) = storage.keep_busy([stream], 0.1, storage.Buffers(rng), count=count)
+    assert busy.moved_bytes == sum(counted.values()) == len(busy.latencies_s) * 64 * 1024
+    assert len(counted) == 4
+    # Four threads cannot have been busy for longer than four times the time that went by.
+    assert sum(busy.latencies_s) <= 4 * busy.seconds
+    assert busy.seconds >= 0.1
+
+
+def test_the_time_asked_for_is_kept_and_progress_rises(tmp_path: Path) -> None:
+    shares: list[float] = []
+
+    def tell(share: float, what: str) -> None:
+        shares.append(share)
+
+    begun = time.perf_counter()
+    measure(tmp_path, seconds=1.0, tell=tell)
+    assert time.perf_counter() - begun < 5.0, "loosely: other tests run at the same time"
+    assert shares == sorted(shares)
+    assert shares[0] == 0.0
+    assert shares[-1] == 1.0
+
+
+def test_where_time_is_short_less_data_has_to_do(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    with DataFile(tmp_path, 8 * MIB) as file:
+        file.fill(rng, step_bytes=MIB, least_bytes=2 * MIB, told=lambda _: False)
+        assert file.size_bytes == os.fstat(file.fd).st_size == 2 * MIB
+
+
+# Space.
+
+
+def test_disk_use_is_never_above_what_was_announced(tmp_path: Path) -> None:
+    used: list[int] = []
+
+    def tell(share: float, what: str) -> None:
+        used.append(disk_used(tmp_path))
+
+    measure(tmp_path, space_bytes=16 * MIB, tell=tell)
+    assert max(used) <= 16 * MIB
+    assert max(used) > 15 * MIB, "and the check sees the files"
+    assert disk_used(tmp_path) == 0
+    assert not names(tmp_path)
+
+
+def test_a_small_space_is_measured_with_fewer_threads(tmp_path: Path) -> None:
+    found = measure(tmp_path, block_bytes=MIB, space_bytes=8 * MIB)
+    assert found.settings["threads"] == 4
+    assert max(int(s.at["depth"] or 0) for s in found.series[1].samples) == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"space_bytes": MIB}, "allow at least 2097152 bytes"),
+        ({"block_bytes": 0}, "block_bytes 0 must be from 1"),
+        ({"block_bytes": 2**40}, "must be from 1"),
+        ({"seconds": 0.0}, "seconds 0 for storage"),
+        ({"seconds": float("nan")}, "seconds nan for storage"),
+    ],
+)
+def test_a_bad_number_is_one_sentence(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        measure(tmp_path, **asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_a_file_and_too_much_space_are_sentences(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist; make it"):
+        check_folder(tmp_path / "no", MIB)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match="is not a folder"):
+        check_folder(file, MIB)
+    with pytest.raises(InputError, match=r"EB are needed .* left free\); free some"):
+        check_folder(tmp_path, 10**18)
+
+
+def test_a_folder_that_may_not_be_written_to_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="cannot be written to"):
+        check_folder(Path("/proc/self"), 0)  # not even by root
+    with pytest.raises(InputError, match="cannot be written to"):
+        storage.ReadLoad(Path("/proc/self"), MIB, 8 * MIB, 1)
+    real = os.open
+
+    def refused(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if Path(path) == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\)"):
+        measure(tmp_path)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match=r"is full or over its quota .* allow less space"):
+        measure(tmp_path)
+    assert disk_used(tmp_path) == 0
+    assert not names(tmp_path)
+
+
+def test_a_disk_that_fails_in_a_thread_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DataFile(tmp_path, MIB) as file:
+        stream = storage.Stream.random(file, 64 * 1024, 8, np.random.default_rng(0))
+
+        def broken(*_: object) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "preadv", broken)
+        with pytest.raises(InputError, match=r"failed \(Input/output error\); check that disk"):
+            storage.keep_busy([stream], 5.0, storage.Buffers(np.random.default_rng(0)))
+    assert threading.active_count() == 1 or all(
+        thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()
+    )
+
+
+# A file system of one's own, in a mount name space that goes with the process.
+
+MOUNT = 'mount -t {kind} {option} none "$1" && shift && exec "$@"'
+
+
+def mounted(
+    kind: str, folder: Path, program: str, option: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run ``program`` with a new file system on ``folder``, which only it sees."""
+    if not can_mount():
+        pytest.skip("mount name spaces are not allowed on this machine")
+    script = MOUNT.format(kind=kind, option=option)
+    python = [sys.executable, "-c", program, str(folder)]
+    return subprocess.run(
+        [*unshare(), "sh", "-c", script, "sh", str(folder), *python],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=60,
+        check=False,
+    )
+
+
+def unshare() -> list[str]:
+    return ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    tried = subprocess.run(
+        [*unshare(), "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    )
+    return tried.returncode == 0
+
+
+def test_a_full_disk_is_one_sentence_before_and_while_data_is_written(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from calibration import files_on_disk, storage
+from dualpath_model.errors import InputError
+folder = Path(sys.argv[1])
+def measure():
+    try:
+        storage.measure_storage(
+            folder, block_bytes=2**18, space_bytes=2**24, seconds=0.5, tell=lambda *_: None
+        )
+    except InputError as error:
+        print(error)
+(folder / "other").write_bytes(bytes(10 * 2**20))
+measure()
+check, storage.check_folder = storage.check_folder, lambda *_: None  # another writer came between
+measure()
+print(os.listdir(folder), os.statvfs(folder).f_bfree * 4096)
+(folder / "other").unlink()
+storage.check_folder = check
+measure()
+print(os.listdir(folder), os.statvfs(folder).f_bfree * 4096)
+"""
+    ran = mounted("tmpfs", tmp_path, program, "-o size=20m")
+    assert ran.returncode == 0, ran.stderr
+    before, meanwhile, left, nothing = ran.stdout.splitlines()
+    assert (
+        "10.5 MB free, but 17.8 MB are needed (16.8 MB of test data, 1.05 MB left free)" in before
+    )
+    assert "is full or over its quota (No space left on device)" in meanwhile
+    assert left == f"['other'] {10 * MIB}"
+    assert nothing == f"[] {20 * MIB}", "there it fits, and all of it comes back"
+
+
+def test_a_file_system_without_o_direct_is_measured_with_a_warning(tmp_path: Path) -> None:
+    program = """
+import json, sys
+from pathlib import Path
+from calibration.files_on_disk import DataFile
+from calibration.storage import measure_storage
+found = measure_storage(
+    Path(sys.argv[1]), block_bytes=2**18, space_bytes=2**23, seconds=0.5, tell=lambda *_: None
+)
+print(json.dumps([found.settings, found.warnings, sorted(found.figures)]))
+"""
+    ran = mounted("ramfs", tmp_path, program)
+    assert ran.returncode == 0, ran.stderr
+    settings, warnings, figures = json.loads(ran.stdout)
+    assert settings["direct"] is False
+    assert settings["file_system"] == "ramfs"
+    assert "memory" in warnings[0]
+    assert "storage_read_bytes_per_s" in figures
+
+
+def test_refused_o_direct_falls_back_to_an_emptied_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, dropped = fcntl.fcntl, []
+
+    def refused(fd: int, command: int, argument: Any = 0) -> Any:
+        if command == fcntl.F_SETFL and argument & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(fd, command, argument)
+
+    def advise(fd: int, offset: int, length: int, advice: int) -> None:
+        dropped.append((offset, length, advice))
+
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    found = measure(tmp_path)
+    assert found.settings["direct"] is False
+    assert any("refuses O_DIRECT" in warning for warning in found.warnings)
+    assert not names(tmp_path)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    with DataFile(tmp_path, MIB) as file:
+        file.read(memoryview(files_on_disk.aligned_buffer(4096)), 8192)
+    assert dropped == [(8192, 4096, os.POSIX_FADV_DONTNEED)]
+
+
+def test_memory_that_stands_for_a_disk_is_warned_of() -> None:
+    shared = Path("/dev/shm")
+    if file_system(shared) != "tmpfs":
+        pytest.skip("/dev/shm is no tmpfs here")
+    before = names(shared)
+    found = measure(shared)
+    assert any("which is memory" in warning for warning in found.warnings)
+    assert found.settings["file_system"] == "tmpfs"
+    assert names(shared) <= before
+
+
+def test_a_folders_file_system_is_that_of_the_nearest_mount() -> None:
+    mounts = "\n".join(
+        [
+            "/dev/a / ext4 rw 0 0",
+            "none /mnt/with\\040space tmpfs rw 0 0",
+            "/dev/b /mnt xfs rw 0 0",
+            "server:/x /mnt/deep/er nfs4 rw 0 0",
+            "over /mnt/deep/er overlay rw 0 0",
+        ]
+    )
+    assert file_system(Path("/mnt/with space/x"), mounts) == "tmpfs"
+    assert file_system(Path("/mnt/deep"), mounts) == "xfs"
+    assert file_system(Path("/mnt/deep/er/y"), mounts) == "overlay"
+    assert file_system(Path("/mntx"), mounts) == "ext4"
+    assert file_system(Path("/"), "") == "unknown"
+
+
+def test_file_systems_without_nameless_files_leave_no_name_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refused(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with DataFile(tmp_path, MIB) as file:
+        assert not names(tmp_path)
+        assert disk_used(tmp_path) == MIB
+        assert file.direct or file_system(tmp_path) != "ext4"
+    assert disk_used(tmp_path) == 0
+
+
+# The ends of a process.
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)]
+)
+@pytest.mark.parametrize("when", ["writes test data", "storage_depths"])
+def test_a_measurement_that_is_ended_leaves_nothing(
+    tmp_path: Path, end: signal.Signals, status: int, when: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MEASURE, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(when):
+                break
+        assert process.poll() is None
+        begun = time.monotonic()
+        process.send_signal(end)
+        process.communicate(timeout=20)
+        assert time.monotonic() - begun < 5.0
+    assert process.returncode == status
+    assert not names(tmp_path)
+
+
+def test_ctrl_c_that_tell_raises_ends_the_measurement(tmp_path: Path) -> None:
+    def tell(share: float, what: str) -> None:
+        if what.startswith("storage_writes"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path, tell=tell)
+    assert disk_used(tmp_path) == 0
+    assert not names(tmp_path)
+
+
+# The load beside other measurements.
+
+
+def test_a_load_reads_until_its_end_and_leaves_nothing(tmp_path: Path) -> None:
+    with storage.ReadLoad(tmp_path, 64 * 1024, 4 * MIB, 4) as load:
+        process = load.process_id
+        before = load.bytes_read
+        assert before > 0
+        assert wait_until(lambda: load.bytes_read > before + 8 * 64 * 1024)
+        assert load.bytes_read % (64 * 1024) == 0
+        assert children(os.getpid()).count(process) == 1
+        assert disk_used(tmp_path) == 4 * MIB
+    assert gone(process)
+    assert disk_used(tmp_path) == 0
+    assert not names(tmp_path)
+
+
+def test_a_load_whose_process_is_killed_is_one_sentence(tmp_path: Path) -> None:
+    load = storage.ReadLoad(tmp_path, 64 * 1024, 4 * MIB, 2)
+    with pytest.raises(InputError, match=r"ended early .*-9.*; measure again"), load:
+        os.kill(load.process_id, signal.SIGKILL)
+        assert wait_until(lambda: gone(load.process_id))
+    assert disk_used(tmp_path) == 0
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_load_ends_with_the_process_that_started_it(tmp_path: Path, end: signal.Signals) -> None:
+    program = """
+import os, sys, time
+from pathlib import Path
+from calibration.storage import ReadLoad
+with ReadLoad(Path(sys.argv[1]), 2**16, 2**22, 2) as load:
+    print(load.process_id, flush=True)
+    if os.fork() == 0:  # a sibling that keeps the pipe's other end open
+        time.sleep(8)
+        os._exit(0)
+    print("forked", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=REPOSITORY,
+    ) as process:
+        assert process.stdout is not None
+        load = int(process.stdout.readline())
+        assert process.stdout.readline() == "forked\n"
+        assert not gone(load)
+        siblings = [child for child in children(process.pid) if child != load]
+        process.send_signal(end)
+        process.wait(timeout=20)
+        assert wait_until(lambda: gone(load), 5.0)
+        for sibling in siblings:
+            os.kill(sibling, signal.SIGKILL)
+    assert not names(tmp_path)
+
+
+def test_a_load_that_cannot_be_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="depth 0 of the storage load"):
+        storage.ReadLoad(tmp_path, MIB, 8 * MIB, 0)
+    with pytest.raises(InputError, match="holds 1 blocks"):
+        storage.ReadLoad(tmp_path, MIB, MIB, 1)
+    with pytest.raises(InputError, match="has not been started"):
+        _ = storage.ReadLoad(tmp_path, MIB, 8 * MIB, 1).process_id
+
+
+# Against fio.
+
+
+def test_the_comparison_with_fio_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import against_fio
+
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(InputError, match="apt-get install fio"):
+        against_fio.compare(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("fio") is None, reason="fio is not installed")
+@pytest.mark.parametrize("engine", ["libaio", "psync"])
+def test_the_comparison_with_fio_alternates_and_leaves_nothing(tmp_path: Path, engine: str) -> None:
+    from benchmarks import against_fio
+
+    found = against_fio.compare(
+        tmp_path, runs=2, seconds=1.0, depth=2, file_bytes=64 * MIB, engine=engine
+    )
+    assert len(found["ours_bytes_per_s"]) == len(found["fio_bytes_per_s"]) == 2
+    assert (
+        0.2 < found["storage_over_fio"] < 5.0
+    )  # the ratio is for `python -m benchmarks.against_fio`
+    assert not names(tmp_path)
