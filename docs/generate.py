@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from app import reproduction_view as view
+from calibration.importers import TOOLS
 from dualpath_model.catalog.efficiencies import efficiency_entries
 from dualpath_model.catalog.llms import llm_names, load_llm
 from dualpath_model.closed_form import BottleneckFree, of_loads, solve
 from dualpath_model.loads import movement
 from dualpath_model.paths import PAPER, Payload, uses
+from dualpath_model.profile import FIGURES
 from dualpath_model.scenario import Scenario, load_scenario
 from dualpath_model.scheduler.policies import POLICIES
 from solvers.derivation import equations
@@ -333,7 +335,31 @@ def _results(name: str) -> dict[str, Any]:
     return found
 
 
+# ---- calibration ---------------------------------------------------------------------------------
+
+
+def figure_table() -> str:
+    """Return every figure that a profile can hold, and what of a node it replaces."""
+    lines = ["| part | figure | unit | what it is | replaces |", "|---|---|---|---|---|"]
+    for name, figure in FIGURES.items():
+        lines.append(
+            f"| {figure.part} | `{name}` | {figure.unit or 'share'} | {figure.meaning} "
+            f"| {figure.feeds or '-'} |"
+        )
+    return "\n".join(lines)
+
+
+def tool_table() -> str:
+    """Return the tools whose results can be imported."""
+    lines = ["| tool | what it measures | what to run | part |", "|---|---|---|---|"]
+    for name, tool in TOOLS.items():
+        lines.append(f"| {name} | {tool.meaning} | `{tool.run}` | {tool.part} |")
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "figures": figure_table,
+    "tools": tool_table,
     "policies": policy_table,
     "step table": step_table,
     "load table": load_table,
