@@ -7,9 +7,10 @@ each residual is put back with a random sign, and where repeats of a point agree
 than with the law, the point as a whole moves too: an interval holds what the law does not explain.
 
 What the samples do not settle is named in ``Fit.undetermined``. A part of less than
-:data:`calibration.robust.INVISIBLE` of the sample that it matters to most is not told from none, which bounds every parameter: a latency
-from below, a rate from above. An undetermined latency keeps its best value ("at most ``high``"); an
-undetermined rate is the least that the samples allow ("at least ``low``").
+:data:`calibration.robust.INVISIBLE` of the sample that it matters to most is not told from none, which
+bounds every parameter: a latency from below, a rate from above. An undetermined latency keeps its best
+value ("at most ``high``"); an undetermined rate is the least that the samples allow ("at least
+``low``").
 """
 
 from __future__ import annotations

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 
 from calibration import copies, gpu, products
-from calibration.clock import Clock, Point, in_rounds
+from calibration.clock import Clock, Point, Work, in_rounds
 from calibration.rooms import Measured
 from calibration.shapes import GemmShape
 from dualpath_model.errors import DualPathError, InputError
@@ -291,6 +293,71 @@ def test_blocks_that_do_not_fit_are_left_out_with_a_sentence(
     assert "block_copy" not in {series.name for series in found.series}
     assert any("layer_block_share" in text for text in found.warnings)
     assert "hbm_copy_bytes_per_s" in found.figures
+
+
+class StandInStream:
+    """A stream of a GPU that is not there: what is queued is done at once, in the CPU's memory."""
+
+    def __init__(self, device: object = None) -> None:
+        self.waited = 0
+
+    def wait_stream(self, other: object) -> None:
+        self.waited += 1
+
+    def synchronize(self) -> None:
+        self.waited += 1
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandInStream:
+    """Let the code for a GPU's link run on the CPU; its rates mean nothing, its bookkeeping does."""
+    current = StandInStream()
+    monkeypatch.setattr(torch.cuda, "Stream", StandInStream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: current)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    for name in ("empty", "zeros"):  # pinning needs a driver
+        make = getattr(torch, name)
+
+        def unpinned(*size: Any, make: Any = make, pin_memory: bool = False, **how: Any) -> Any:
+            return make(*size, **how)
+
+        monkeypatch.setattr(torch, name, unpinned)
+    return current
+
+
+def test_the_link_is_measured_in_all_its_ways(stand_in: StandInStream) -> None:
+    found = Measured([])
+    copies._measure_host(found, CPU, 0.5, quiet, 0)
+    series = found.series[0]
+    ways = {(s.at["direction"], s.at["pinned"]) for s in series.samples}
+    one_way = {("to_device", True), ("to_device", False), ("to_host", True), ("to_host", False)}
+    assert ways == {*one_way, ("both", True)}
+    for sample in series.samples:
+        both = sample.at["direction"] == "both"
+        assert sample.amount == int(sample.at["bytes"] or 0) * (2 if both else 1)
+    assert set(found.figures) == {*LINK, "copy_launch_s"}
+    assert stand_in.waited > 0
+    rate = {fit.name: fit.parameters["bytes_per_s"].value for fit in found.fits}
+    one_way_rate = rate["to_device"] + rate["to_host"]
+    share = found.figures["both_ways_share"].value
+    assert share == pytest.approx(rate["both_ways"] / one_way_rate)
+
+
+def test_the_stream_copies_all_that_it_counts(
+    stand_in: StandInStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[torch.Tensor] = []
+    make = copies.copies
+
+    def seen(source: torch.Tensor, destination: torch.Tensor, words: int) -> list[Work]:
+        pools.extend([source, destination])
+        return make(source, destination, words)
+
+    monkeypatch.setattr(copies, "copies", seen)
+    copy_once, bytes_each = copies._stream_copy(CPU, 0)
+    copy_once()
+    assert torch.equal(*pools)
+    assert pools[0].nbytes == bytes_each
 
 
 # The clock
