@@ -21,13 +21,13 @@ _RATE = Dimension.BYTES_PER_S
 _UNITS = {"gpu": "FLOP/s", "hbm_space": "B"}
 
 
-def _console() -> Console:
+def terminal() -> Console:
     """Return a console that does not fold tables to 80 columns where nobody looks at a terminal."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
     return Console(highlight=False, width=width)
 
 
-def _column(table: Table, heading: str, words: Collection[str]) -> None:
+def column(table: Table, heading: str, words: Collection[str]) -> None:
     """Add a column: words to the left and never cut off, numbers to the right."""
     if heading in words:
         table.add_column(heading, no_wrap=True)
@@ -45,7 +45,7 @@ def _si(value: float, unit: str) -> str:
 
 def show_plan(plan: Plan) -> None:
     """Print a plan: the finding first, then the tables behind it."""
-    console = _console()
+    console = terminal()
     console.print(f"[bold]{escape(plan.scenario)}[/bold]")
     console.print(
         f"{escape(plan.llm)} ({plan.kv_dtype} KV) on {plan.prefill_nodes} prefill and "
@@ -198,7 +198,7 @@ def _uncertainty_tables(found: Uncertainty) -> list[Table]:
     title = f"95 % intervals from the measured rates ({found.samples} draws)"
     intervals = Table(title=title, title_justify="left")
     for heading in ("of the plan", "value", "interval"):
-        _column(intervals, heading, ("of the plan",))
+        column(intervals, heading, ("of the plan",))
     for row in plan_view.interval_rows(found):
         intervals.add_row(*row)
     worth = Table(title="Which measurement to sharpen", title_justify="left")
@@ -238,7 +238,7 @@ def _parameter_table(plan: Plan) -> Table:
 
 def show_trace_statistics(found: Mapping[str, Any]) -> None:
     """Print ``dualpath trace stats``."""
-    console = _console()
+    console = terminal()
     console.print(f"[bold]{escape(str(found['source']))}[/bold]")
     console.print(
         f"{found['sessions']:,} sessions, {found['model_calls']:,} model calls "
@@ -282,7 +282,7 @@ def show_llms(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print ``dualpath llm list``."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("LLM", "attention", "params", "active", "KV", "bytes/token", "context"):
-        _column(table, heading, ("LLM", "attention", "KV"))
+        column(table, heading, ("LLM", "attention", "KV"))
     for name, llm in found.items():
         table.add_row(
             name,
@@ -293,14 +293,14 @@ def show_llms(found: Mapping[str, Mapping[str, Any]]) -> None:
             show(llm["kv_bytes_per_token"], Dimension.BYTES, 4),
             f"{llm['max_context_tokens']:,}",
         )
-    _console().print(table)
+    terminal().print(table)
 
 
 def show_nodes(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print ``dualpath node list``."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("node", "GPUs", "CNICs", "SNICs", "host link", "DRAM", "USD/h"):
-        _column(table, heading, ("node",))
+        column(table, heading, ("node",))
     for name, node in found.items():
         link, dram = node["host_link_bytes_per_s"], node["dram_bytes_per_s"]
         price = node["price_usd_per_hour"]
@@ -313,7 +313,7 @@ def show_nodes(found: Mapping[str, Mapping[str, Any]]) -> None:
             "" if dram is None else show(dram, _RATE),
             "" if price is None else f"{price:,.2f}",
         )
-    _console().print(table)
+    terminal().print(table)
 
 
 def show_cache_compute(found: Mapping[str, list[dict[str, float]]]) -> None:
@@ -331,12 +331,12 @@ def show_cache_compute(found: Mapping[str, list[dict[str, float]]]) -> None:
                 _si(row["flops"], "FLOP"),
                 f"{row['gb_per_pflop']:.1f}",
             )
-    _console().print(table)
+    terminal().print(table)
 
 
 def show_fields(title: str, found: Mapping[str, Any]) -> None:
     """Print nested fields as an indented list."""
-    console = _console()
+    console = terminal()
     console.print(f"[bold]{escape(title)}[/bold]")
 
     def lines(value: Any, name: str, depth: int) -> None:
@@ -372,7 +372,7 @@ def show_driven(found: Mapping[str, Any]) -> None:
             table.add_row(
                 unit, *(f"{spread[key]:.4g}" for key in ("mean", "p50", "p90", "p99", "max"))
             )
-    _console().print(table)
+    terminal().print(table)
     windows = f"{found['window_s']:g} s windows"
     print(
         f"storage NICs, max over mean: {found['snic_max_over_mean']:.3f} in all, "
@@ -403,7 +403,7 @@ def show_replay(found: Mapping[str, Any]) -> None:
 
 def show_assignment(found: Mapping[str, Any]) -> None:
     """Print ``dualpath assign``."""
-    console = _console()
+    console = terminal()
     console.print(f"[bold]{escape(found['scenario'])}[/bold]")
     console.print(f"{found['objective']}: {found['value']:,.4g} {found['unit']}")
     table = Table(title="Requests/s by node (read path: prefill / decode)", title_justify="left")
