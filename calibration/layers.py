@@ -15,15 +15,14 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calibration import fit
 from calibration.clock import Clock, Work
 from calibration.layer_model import (
     Cache,
-    Draw,
     Layer,
     Queries,
     attention_kinds,
@@ -66,14 +65,23 @@ _SEVERAL = (
     ((0, 256), (2048, 64), (8192, 16)),
     ((32768, 64), (8192, 512), (0, 1024)),
 )
-_FORWARD_CACHED = (0, 2048, 16384, 65536)
-_FORWARD_BSZ = (16, 64, 256, 1024, 4096)
-_FORWARD_ALSO = ((0, 1),)
+_FORWARD = (
+    *((0, bsz) for bsz in (1, 16, 64, 256, 1024, 4096)),
+    *((2048, bsz) for bsz in (64, 512, 4096)),
+    *((16384, bsz) for bsz in (256, 2048)),
+    *((65536, bsz) for bsz in (64, 1024)),
+)
 _BATCH = {"cpu": (1, 4, 16, 64, 256), "cuda": (1, 4, 16, 64, 256, 512)}
 _CONTEXT = (128, 1024, 8192, 65536)
+_NARROW = 8
+_NARROW_BATCH = (1, 4, 16)
+"""A layer with an eighth of the feed-forward width is measured in decode too: the same operations on
+fewer bytes. Without it all samples read about the same weights, whose time looks like a fixed one."""
 
 _RIDGE = {"cpu": 20.0, "cuda": 200.0}
 """FLOP in the time of a byte, roughly: only to foretell what a point takes."""
+_ATTENTION_COST = {"cpu": 5.0, "cuda": 2.0}
+"""How many FLOPs of a plain product take as long as one of attention; likewise rough."""
 _BYTES_PER_BUDGET_S = {"cpu": 40e6, "cuda": 2e9}
 """Held weights for each second to spend, so that a pass over them takes about 1/500 to 1/1000 of it."""
 
@@ -151,7 +159,11 @@ class _Room:
     element_bytes: int
     tell: Tell
     rng: random.Random
+    batches: tuple[int, ...] = ()
+    """Of the decode sweep; (): those of :data:`_BATCH`, with the LLM's own feed-forward."""
     warnings: list[str] = field(default_factory=list)
+    graph_pool: Any = None
+    """Memory of recorded steps on a GPU."""
 
 
 def measure_layers(
@@ -168,9 +180,9 @@ def measure_layers(
 
     Series "attention" (a forward batch's attention alone; ``at["chunks"]`` is "cached:bsz,..."),
     "prefill_layer" (a whole layer; ``cached``, ``bsz``) and "decode_layer" (``batch``, ``context`` in
-    tokens, ``bytes`` of weights touched and KV). Amounts are FLOPs as the models count them, of one
-    layer on one GPU; where kinds of attention alternate, seconds are of their mean. A layer's
-    feed-forward is of the LLM's most common kind.
+    tokens, ``bytes`` of weights touched and KV; some points with an eighth of the ``feed_forward``).
+    Amounts are FLOPs as the models count them, of one layer on one GPU; where kinds of attention
+    alternate, seconds are of their mean. A layer's feed-forward is of the LLM's most common kind.
 
     Latent attention decompresses its context in prefill (that time is in, its FLOPs are not counted);
     with an indexer it runs absorbed on the tokens gathered for each query, which is more arithmetic
@@ -190,16 +202,24 @@ def measure_layers(
     with torch.inference_mode():
         tell(0.0, "layers: weights")
         dtype = _faster_dtype(device)
-        room, held = _furnish(
+        room, narrow, held = _furnish(
             llm, device=device, dtype=dtype, tensor=tensor, seconds=seconds, tell=tell, seed=seed
         )
-        left = max(seconds - (time.perf_counter() - begun), 0.5 * seconds)
         samples: dict[str, list[Sample]] = {}
-        done = (seconds - left) / seconds
-        for name, points in _sweeps(room):
-            share = SHARES[name] * left / seconds
-            samples[name] = _sweep(room, name, points, SHARES[name] * left, (done, done + share))
+        done = 0.05
+        to_come = 1.0
+        for name, points in (
+            ("attention", _attention_points(room)),
+            ("prefill", _prefill_points(room)),
+            ("decode", _decode_points(room) + _decode_points(narrow)),
+        ):
+            # Of what is really left: a sweep that took longer or less is made up for by the later ones.
+            left = max(seconds - (time.perf_counter() - begun), 0.5 * to_come * seconds)
+            budget = left * SHARES[name] / to_come
+            share = (1.0 - done) * SHARES[name] / to_come
+            samples[name] = _sweep(room, name, points, budget, (done, done + share))
             done += share
+            to_come -= SHARES[name]
     measured = _fitted(room, samples)
     stored = str(dtype).removeprefix("torch.")
     measured.settings = {
@@ -244,8 +264,8 @@ def _furnish(
     seconds: float,
     tell: Tell,
     seed: int,
-) -> tuple[_Room, int]:
-    """Draw weights and caches; return them with the number of experts held."""
+) -> tuple[_Room, _Room, int]:
+    """Draw weights and caches; return them, the same with a narrow layer, and the experts held."""
     llm_common = common_kind(llm)
     free = MEMORY_SHARE * _free_bytes(device)
     speed = _BYTES_PER_BUDGET_S[_place(device)] * seconds
@@ -265,24 +285,35 @@ def _furnish(
             f"tensor, or choose a smaller LLM"
         )
     cache = _last_level_cache_bytes(device)
-    copies = max(1, min(4, math.ceil(2 * cache / weights), int(free / 2 / weights)))
     draw = drawing(device, dtype, seed)
-    built = [build(llm, draw, tensor=tensor, held=held) for _ in range(copies)]
-    shelf = _Shelf(_on_shelf(draw, min(free / 4, max(speed / 2, 4 * cache)) / element))
+
+    def built(of: Llm, bytes_each: float) -> list[Layer]:
+        copies = max(1, min(4, math.ceil(2 * cache / bytes_each), int(free / 2 / bytes_each)))
+        return [build(of, draw, tensor=tensor, held=held) for _ in range(copies)]
+
+    narrow = replace(
+        llm_common,
+        ffn=replace(
+            ffn,
+            dense_intermediate=math.ceil(ffn.dense_intermediate / _NARROW),
+            expert_intermediate=math.ceil(ffn.expert_intermediate / _NARROW),
+        ),
+    )
     room = _Room(
         llm_common,
         tensor,
         device,
         Clock(device),
-        built,
-        shelf,
+        built(llm_common, weights),
+        _Shelf(draw(int(min(free / 4, max(speed / 2, 4 * cache)) / element))),
         scratch_bytes=free / 4,
         cache_bytes=cache,
         element_bytes=element,
         tell=tell,
         rng=random.Random(seed),
     )
-    return room, held
+    narrow_layers = built(narrow, rest / _NARROW + held * one / _NARROW)
+    return room, replace(room, llm=narrow, layers=narrow_layers, batches=_NARROW_BATCH), held
 
 
 def _held_experts(experts: int, active: int, affordable: float) -> int:
@@ -296,10 +327,6 @@ def _held_experts(experts: int, active: int, affordable: float) -> int:
     while 2 * held <= most:
         held *= 2
     return min(held, experts)
-
-
-def _on_shelf(draw: Draw, elements: float) -> torch.Tensor:
-    return draw(int(elements))
 
 
 def _free_bytes(device: torch.device) -> float:
@@ -328,14 +355,6 @@ def _place(device: torch.device) -> str:
 
 
 # ---- the points of the three sweeps ----------------------------------------------------------------
-
-
-def _sweeps(room: _Room) -> list[tuple[str, list[_Point]]]:
-    return [
-        ("attention", _attention_points(room)),
-        ("prefill", _prefill_points(room)),
-        ("decode", _decode_points(room)),
-    ]
 
 
 def _attention_points(room: _Room) -> list[_Point]:
@@ -378,13 +397,13 @@ def _chunk_attention(room: _Room, turn: int, cached: int, bsz: int, window: int)
 
 def _prefill_points(room: _Room) -> list[_Point]:
     points = []
-    chunks = [(cached, bsz) for cached in _FORWARD_CACHED for bsz in _FORWARD_BSZ]
-    for cached, bsz in [*_FORWARD_ALSO, *chunks]:
+    for cached, bsz in _FORWARD:
         if _chunk_fits(room, cached, bsz) and room.shelf.fits(bsz, room.llm.hidden):
             linear = _linear_flops(room) * bsz
             amount = linear + _attention_flops(room, cached, bsz)
-            weights = _RIDGE[_place(room.device)] * room.layers[0].touched_bytes(bsz)
-            cost = linear + weights + _attention_cost(room, cached, bsz)
+            place = _place(room.device)
+            cost = linear + _RIDGE[place] * room.layers[0].touched_bytes(bsz)
+            cost += _ATTENTION_COST[place] * _attention_cost(room, cached, bsz)
             at: dict[str, int | str | float] = {"cached": cached, "bsz": bsz}
             points.append(_Point(at, amount, cost, _prefill_work(room, cached, bsz)))
     return points
@@ -411,7 +430,7 @@ def _prefill_work(
 def _decode_points(room: _Room) -> list[_Point]:
     place = _place(room.device)
     points = []
-    for batch in _BATCH[place]:
+    for batch in room.batches or _BATCH[place]:
         for context in _CONTEXT:
             kv = batch * context * _kv_elements(room)
             if context > room.llm.max_context_tokens or not room.shelf.fits(kv):
@@ -423,6 +442,7 @@ def _decode_points(room: _Room) -> list[_Point]:
             amount = batch * linear / room.llm.layers / room.tensor
             cost = amount + _RIDGE[place] * moved
             at: dict[str, int | str | float] = {"batch": batch, "context": context, "bytes": moved}
+            at["feed_forward"] = f"1/{_NARROW}" if room.batches else "whole"
             points.append(_Point(at, amount, cost, _decode_work(room, batch, context)))
     return points
 
@@ -461,8 +481,10 @@ def _as_graph(room: _Room, work: Work) -> Work:
         work()
     torch.cuda.current_stream(room.device).wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
+    if room.graph_pool is None:  # one for all graphs: they run one after the other
+        room.graph_pool = torch.cuda.graph_pool_handle()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=room.graph_pool):
             work()
     except RuntimeError as error:
         said = f"decode steps were launched op by op, so decode_layer_s is high: {error}"
@@ -621,30 +643,32 @@ def _sweep(
 
     ready: list[_Ready] = []
     round_s = expected = 0.0
-    previous: tuple[float, float] | None = None
+    rates: list[float] = []
     for point in sorted(points, key=lambda point: point.cost):
-        if previous is not None:
-            expected = previous[0] * point.cost / previous[1]
+        if rates:  # the best of the last three: one may have been disturbed
+            expected = min(rates[-3:]) * point.cost
         planned = (round_s + expected) * (1 + PLANNED_ROUNDS)
         if planned > budget_s and len(ready) >= _LEAST_POINTS[name]:
             break
         told(_spell(point))
         item, took = _warm(room, point, budget_s)
         ready.append(item)
-        previous = took, point.cost
-        round_s += max(took * item.inside, took)
+        rates.append(took / point.cost)
+        round_s += took * item.inside
     samples: list[Sample] = []
     for turn in range(ROUNDS[1]):
-        if turn >= ROUNDS[0] and time.perf_counter() - begun + round_s > budget_s:
+        spent = time.perf_counter() - begun
+        if turn >= ROUNDS[0] and spent + round_s > budget_s:
             break
-        before = time.perf_counter()
         for item in room.rng.sample(ready, len(ready)):
+            if turn and time.perf_counter() - begun > budget_s:  # foretold on a quieter machine
+                return samples
             told(_spell(item.point))
             seconds = item.seconds(room.clock)
             samples.append(
                 Sample(at=dict(item.point.at), seconds=seconds, amount=item.point.amount)
             )
-        round_s = time.perf_counter() - before
+        round_s = time.perf_counter() - begun - spent
     return samples
 
 

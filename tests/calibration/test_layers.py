@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.attention.bias
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -119,6 +120,16 @@ def test_grouped_attention_is_that_of_a_plain_loop(
             seen, kv = slice(0, cached + t + 1), head // (heads // kv_heads)
             expected = plainly(q[t, head], k[kv, seen], v[kv, seen], 8**-0.5)
             torch.testing.assert_close(found[t, head], expected, **CLOSE)
+
+
+def test_torchs_own_lower_right_bias_means_the_same_as_our_mask() -> None:
+    """On a GPU the mask is torch's bias; its meaning can be checked without one."""
+    q, (k, v) = numbers(5, 6, 8), numbers(2, 2, 14, 8, seed=1)
+    bias = torch.nn.attention.bias.causal_lower_right(5, 14)
+    with torch.inference_mode():
+        found = kernels.grouped_prefill(q, k, v, bias)
+    expected = kernels.grouped_prefill(q, k, v, kernels.causal_mask(5, 14, q))
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 @given(chunk=sizes(), window=st.sampled_from([1, 3, 8, 32]))
@@ -393,8 +404,7 @@ def test_measuring_gives_whole_series_fits_and_figures(kind: str) -> None:
     ]
     for series in found.series:
         repeats = Counter(str(sample.at) for sample in series.samples)
-        assert min(repeats.values()) >= 2
-        assert len(set(repeats.values())) == 1  # whole rounds
+        assert max(repeats.values()) - min(repeats.values()) <= 1  # rounds; the last may be cut off
         assert all(sample.amount > 0 for sample in series.samples)
     left_out = [note for note in found.warnings if "is left out" in note]
     assert len(found.figures) + len(left_out) == 6
@@ -418,7 +428,8 @@ def test_what_was_not_measured_as_asked_is_said() -> None:
     assert "the expert ones were measured" in said
     assert found.settings["layers_held_experts"] == 8
     element = {"bfloat16": 2, "float32": 4}[str(found.settings["layers_kv_dtype"])]
-    decode = {(s.at["batch"], s.at["context"]): s.at["bytes"] for s in found.series[2].samples}
+    decode = {(s.at["batch"], s.at["context"]): s.at["bytes"] for s in found.series[2].samples
+              if s.at["feed_forward"] == "whole"}  # fmt: skip
     more = float(str(decode[4, 1024])) - float(str(decode[4, 128]))
     assert more == 4 * 8 * (1024 - 128) * element  # beyond top_k only the indexer's keys grow
 
