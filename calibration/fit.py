@@ -43,6 +43,8 @@ from dualpath_model.scheduler import attention as attention_model
 NO_SPREAD = 10.0
 """Convention: with no more samples than parameters an interval is this factor either way."""
 
+Chunks = tuple[tuple[int, int], ...]
+
 _NONE: Bools = np.array([False, False])
 _OUTLIER_SPREADS = 5.0
 _OUTLIER_LEAST = 0.05
@@ -201,10 +203,11 @@ def attention(
 ) -> tuple[Fit, AttentionFit]:
     """Fit the quota's attention-time model to the seconds of one layer; results are of all ``layers``.
 
-    ``at["chunks"]`` of each sample is text, "cached:bsz" of each chunk with commas between. Intervals
-    are those of 200 resamples of the samples. ``Fit.parameters`` has the coefficients above 0;
-    ``Fit.undetermined`` those that cannot be told apart, or not from 0. Not robust: outliers are
-    reported, and pull. Raises InputError for unusable samples, too few of them, and bad chunks.
+    ``at["chunks"]`` of each sample is text, "cached:bsz" of each chunk with commas between. The fit is
+    to the median of each batch's samples, so that one interrupted sample does not pull it; intervals are
+    those of 200 resamples of batches, and of samples within them. ``Fit.parameters`` has the
+    coefficients above 0; ``Fit.undetermined`` those that cannot be told apart, or not from 0. Raises
+    InputError for unusable samples, too few batches, and bad chunks.
     """
     if layers < 1:
         raise InputError(f"{name}: layers {layers} must be at least 1; give the LLM's layers")
@@ -213,17 +216,25 @@ def attention(
         attention_model.Sample(_chunks(name, series, sample), sample.seconds * layers)
         for sample in chosen
     ]
+    # In an order of their own: the result does not depend on that of the samples.
+    points: dict[Chunks, list[float]] = {}
+    for batch in sorted(batches, key=lambda batch: (list(batch.chunks), batch.seconds)):
+        points.setdefault(tuple(batch.chunks), []).append(batch.seconds)
+
+    def fitted(drawn: Sequence[tuple[Chunks, Floats]]) -> attention_model.Fit:
+        medians = [attention_model.Sample(c, float(np.median(seconds))) for c, seconds in drawn]
+        return attention_model.fit(medians, limit_tokens=limit_tokens)
+
+    measured = [(chunks, np.array(seconds)) for chunks, seconds in points.items()]
     try:
-        best = attention_model.fit(batches, limit_tokens=limit_tokens)
+        best = fitted(measured)
     except InputError as error:
         raise InputError(f"{name}: series {series.name}: {error}") from None
-    # In an order of their own: the result does not depend on that of the samples.
-    ordered = sorted(batches, key=lambda batch: (list(batch.chunks), batch.seconds))
     rng = np.random.default_rng(SEED)
-    again = [best.model] + [
-        attention_model.fit([ordered[i] for i in picks], limit_tokens=limit_tokens).model
-        for picks in rng.integers(0, len(ordered), (200, len(ordered)))
-    ]
+    again = [best.model]
+    for picks in rng.integers(0, len(measured), (200, len(measured))):
+        drawn = [measured[pick] for pick in picks]
+        again.append(fitted([(c, rng.choice(s, len(s))) for c, s in drawn]).model)
     coefficients = best.model._asdict()
     asked = {}
     for key, value in coefficients.items():
@@ -231,8 +242,11 @@ def attention(
         if key != "limit_tokens" and value > 0:
             least = INVISIBLE * value
             asked[key] = _Asked(np.maximum(values, least), below=values <= least)
-    seconds = np.array([batch.seconds for batch in batches])
-    residual = np.log(seconds) - np.log(seconds - np.array(best.residual_s))
+    predicted = [
+        attention_model.batch_seconds(best.model, *np.array(batch.chunks, dtype=np.int64).T)
+        for batch in batches
+    ]
+    residual = np.log([batch.seconds for batch in batches]) - np.log(predicted)
     found = _fit(
         name,
         f"seconds of {layers} layers = AttentionTime(chunks), limit_tokens = {limit_tokens:g}",
