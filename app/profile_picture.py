@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from app.figures_profile import FAR, Axis, Dots, Line, Panel, intervals, panels, tick
 from app.files import check_writable
 from app.picture import save
+from app.profile_marks import FAR, Axis, Dots, Line, Panel
+from app.profile_panels import intervals, panels
 from app.profile_view import finding
+from app.profile_words import tick
 from dualpath_model.profile import PartName, Profile
 
 _TELLING = (

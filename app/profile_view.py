@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from app import figures_profile as drawn
+from app.figures_profile import figure
 from app.files import write_atomically
 from app.page import page, pictures, table
+from app.profile_panels import intervals, panels
+from app.profile_words import interval, least_certain, parameter, parameter_interval, quantity
 from app.show import column, terminal
 from dualpath_model.profile import FIGURES, Machine, Part, PartName, Profile
 from dualpath_model.quantities import Dimension, show
@@ -37,7 +39,7 @@ def finding(profile: Profile) -> str:
     feeding = sum(1 for name in figures if FIGURES[name].feeds)
     return (
         f"{count} figure{'s'[: count > 1]}, of which models take {feeding} in place of a node's own; "
-        f"{drawn.least_certain(figures)}"
+        f"{least_certain(figures)}"
     )
 
 
@@ -85,8 +87,8 @@ def figure_rows(part: Part) -> list[tuple[str, str, str, str, str]]:
     return [
         (
             name,
-            drawn.quantity(found.value, meaning.unit),
-            drawn.interval(found, meaning.unit),
+            quantity(found.value, meaning.unit),
+            interval(found, meaning.unit),
             f"{meaning.meaning} ({found.note})" if found.note else meaning.meaning,
             meaning.feeds,
         )
@@ -142,7 +144,7 @@ def _machine(machine: Machine) -> str:
 def _change_cells(change: Change) -> tuple[str, str, str]:
     """Return before, after and the change with its interval."""
     before, after = (
-        "" if found is None else drawn.quantity(found.value, change.unit)
+        "" if found is None else quantity(found.value, change.unit)
         for found in (change.before, change.after)
     )
     if change.ratio is None or change.ratio_low is None or change.ratio_high is None:
@@ -229,11 +231,11 @@ def write_profile_page(profile: Profile, path: Path) -> None:
         parts.append(table(heads, rows, text=3) if rows else "<p>No figures.</p>")
         parts += [_paragraph(text) for text in remarks(part)]
         parts += [_paragraph(text, "warning: ") for text in part.warnings]
-    overview = drawn.intervals(profile.figures)
-    panels = [] if overview is None else [overview]
+    overview = intervals(profile.figures)
+    drawn = [] if overview is None else [overview]
     for name, part in profile.parts.items():
-        panels += drawn.panels(name, part)
-    parts += ["<h2>Plots</h2>", _paragraph(_HOW), pictures([drawn.figure(one) for one in panels])]
+        drawn += panels(name, part)
+    parts += ["<h2>Plots</h2>", _paragraph(_HOW), pictures([figure(one) for one in drawn])]
     for name, part in profile.parts.items():
         if part.fits:
             parts += [f"<h2>{html.escape(name.value)}: fits</h2>", _fits_table(part)]
@@ -267,8 +269,8 @@ def _fits_table(part: Part) -> str:
         far = str(len(fit.outliers)) if fit.outliers else ""
         for i, (key, found) in enumerate(fit.parameters.items()):
             first = (fit.name, fit.model) if i == 0 else ("", "")
-            value = _unbroken(drawn.parameter(key, found.value))
-            ends = _unbroken(drawn.parameter_interval(key, found))
+            value = _unbroken(parameter(key, found.value))
+            ends = _unbroken(parameter_interval(key, found))
             last = (counted, far) if i == 0 else ("", "")
             rows.append((*first, key, found.note, value, ends, *last))
     heads = ("fit", "model", "parameter", "note", "value", "95 % interval", "samples", "far off")
