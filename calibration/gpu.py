@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from calibration.rooms import Measured, Tell
+from calibration.rooms import Measured, Tell, join
 from dualpath_model.errors import InputError
 from dualpath_model.llm import KvDtype, Llm
 
@@ -111,20 +111,6 @@ def pick_device(device: str) -> torch.device:
             f"from 0"
         )
     return torch.device("cuda", index)
-
-
-def join(parts: Sequence[Measured]) -> Measured:
-    """Return what several rooms found as what one did, in their order."""
-    whole = Measured([])
-    for part in parts:
-        whole.series += part.series
-        whole.fits += part.fits
-        whole.figures |= part.figures
-        whole.attention += part.attention
-        whole.settings |= part.settings
-        whole.tools |= part.tools
-        whole.warnings += part.warnings
-    return whole
 
 
 def tools(device: torch.device) -> dict[str, str]:

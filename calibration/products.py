@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from calibration import fit
 from calibration.clock import Clock, Point, Work, in_rounds
+from calibration.device import most_bytes, repeated
 from calibration.rooms import Measured, Tell
 from calibration.shapes import GemmShape, counted, cut, gemm_shapes
 from dualpath_model.llm import Llm
@@ -31,8 +32,6 @@ ROUNDS = 3
 MOST_ROUNDS = 100
 """So many that a GPU gets as warm as it does at work."""
 
-MEMORY_SHARE = 0.25
-"""At most this share of a device's free memory is taken."""
 _CPU_ELEMENTS = 2**27
 _ROTATED_BYTES = 2**28
 """Weights are taken in turn from as many bytes, more than caches hold, as an LLM's layers are."""
@@ -62,34 +61,6 @@ def kinds(device: torch.device) -> tuple[list[Kind], list[str]]:
     else:
         return [found[0], Kind("fp8", torch.float8_e4m3fn, 1, align=16), found[1]], []
     return found, [f"gemm_fp8_flop_per_s is left out: {why}"]
-
-
-def free_bytes(device: torch.device) -> float:
-    """Return the bytes that are free on the device; of a CPU, in host memory."""
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
-        return float(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return float(psutil.virtual_memory().available)
-
-
-def most_bytes(device: torch.device) -> float:
-    """Return the bytes that a room may take of the device's memory."""
-    return MEMORY_SHARE * free_bytes(device)
-
-
-def repeated(drawn: torch.Tensor, count: int, *, pinned: bool = False) -> torch.Tensor:
-    """Return ``count`` elements: those of ``drawn``, over and over, where that has fewer."""
-    import torch
-
-    whole = torch.empty(count, dtype=drawn.dtype, device=drawn.device, pin_memory=pinned)
-    for begin in range(0, count, len(drawn)):
-        part = whole[begin : begin + len(drawn)]
-        part.copy_(drawn[: len(part)])
-    return whole
 
 
 class Matrices:

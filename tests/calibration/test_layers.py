@@ -415,7 +415,7 @@ def test_measuring_gives_whole_series_fits_and_figures(kind: str) -> None:
     assert (coefficients.llm, coefficients.tensor) == (LLMS[kind].name, 1)
     limit = {"gqa_sliding": 16.0, "mla_sparse": 16.0}.get(kind, 0.0)
     assert coefficients.coefficients["limit_tokens"] == limit
-    assert took < 15.0  # 1.5 s on an idle machine, fits beside them; other tests run too
+    assert took < 60.0  # hangs end; 1.5 s on an idle machine
     assert told == sorted(told)
     assert (told[0], told[-1]) == (0.0, 1.0)
 
