@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -114,9 +115,7 @@ def run(
 
     if out is None and json is None:
         raise InputError("--out is missing; give the profile to write, such as --out profile.json")
-    check_targets(json, out, None)
-    if seconds <= 0:
-        raise InputError(f"--seconds {seconds:g} is not allowed; give at least 8")
+    check_targets(json, _profile_path(out), None)
     wish = Wish(
         llm=load_llm(llm, Path()),
         folder=path,
@@ -185,11 +184,11 @@ def import_(
     from calibration.profile import imported, merge
     from dualpath_model.profile import dump
 
-    check_targets(json, out, None)
+    check_targets(json, _profile_path(out), None)
+    _refuse_inputs(files, out, json)
     found = [imported(*import_output(tool, file), host=host, title=name) for file in files]
-    profile = merge(found, name=name or found[0].name)
+    profile = merge(found, name=name or found[0].name, files=[str(file) for file in files])
     if out is not None:
-        _refuse_input(out, files)
         write_atomically(out, dump(profile))
         say(f"wrote {out}")
     emit(json, lambda: profile.model_dump(mode="json"), lambda: _show(profile))
@@ -209,12 +208,14 @@ def merge_(
     from calibration.profile import merge
     from dualpath_model.profile import dump, load_profile
 
-    check_targets(None, out, None)
-    _refuse_input(out, profiles)
-    if prefer is not None and prefer not in profiles:
+    check_targets(None, _profile_path(out), None)
+    _refuse_inputs(profiles, out, None)
+    places = [path.resolve() for path in profiles]
+    if prefer is not None and prefer.resolve() not in places:
         raise InputError(f"--prefer {prefer} is none of the profiles; give one of them")
-    first = None if prefer is None else profiles.index(prefer)
-    profile = merge([load_profile(path) for path in profiles], prefer=first, name=name)
+    first = None if prefer is None else places.index(prefer.resolve())
+    files = [str(path) for path in profiles]
+    profile = merge([load_profile(path) for path in profiles], prefer=first, name=name, files=files)
     write_atomically(out, dump(profile))
     say(f"wrote {out}")
     _show(profile)
@@ -258,6 +259,7 @@ def compare(
     from dualpath_model.profile import load_profile
 
     check_targets(json, None, None)
+    _refuse_inputs([before, after], None, json)
     old, new = load_profile(before), load_profile(after)
     changes = compared(old, new)
 
@@ -286,6 +288,22 @@ def _show(profile: Profile) -> None:
     show_profile(profile)
 
 
-def _refuse_input(out: Path, inputs: list[Path]) -> None:
-    if out.resolve() in {path.resolve() for path in inputs}:
-        raise InputError(f"{out} is an input; give the output another name")
+def _profile_path(out: Path | None) -> Path | None:
+    if out is not None and out.suffix != ".json":  # else it would be read as YAML
+        raise InputError(f"--out {out}: a profile's name ends in .json; give it such a name")
+    if out is not None and out.parent.is_dir():
+        try:  # a measurement takes minutes: no later than now is it known that it can be kept
+            TemporaryFile(dir=out.parent).close()
+        except OSError as error:
+            raise InputError(
+                f"{out}: cannot be written ({error.strerror}); choose another folder"
+            ) from None
+    return out
+
+
+def _refuse_inputs(inputs: list[Path], out: Path | None, json: str | None) -> None:
+    targets = [out] if out is not None else []
+    targets += [Path(json)] if json not in (None, "-") else []
+    for target in targets:
+        if target.resolve() in {path.resolve() for path in inputs}:
+            raise InputError(f"{target} is an input; give the output another name")

@@ -90,7 +90,7 @@ def _series_panel(name: PartName, part: Part, series: Series) -> Panel:
         "size" in by or (all(sized) and len(set(samples.amounts(series))) > 2)
     ):
         return _size(name, series, by.get("size", []), by.get("typical", []))
-    if "other" in by:
+    if "other" in by and samples.predictions(series, by["other"][0])[1]:
         return _predicted(name, series, by["other"][0])
     return _rows(name, series, by.get("typical", []))
 

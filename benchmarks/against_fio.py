@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--file-bytes", type=int, default=2**29)
+    parser.add_argument("--huge-pages", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--engine", default="libaio", choices=["libaio", "psync"])
     print(json.dumps(compare(**vars(parser.parse_args())), indent=1))
 
@@ -44,11 +46,14 @@ def compare(
     depth: int = 8,
     file_bytes: int = 2**29,
     engine: str = "libaio",
+    huge_pages: bool = True,
 ) -> dict[str, Any]:
     """Alternate ours and fio ``runs`` times; "storage_over_fio" is the ratio of the medians.
 
     Uses twice ``file_bytes`` of disk, ours without a name and fio's in a folder that is removed. With
-    ``engine`` psync fio has ``depth`` threads, as we do. Raises InputError without fio or space.
+    ``engine`` psync fio has ``depth`` threads, as we do. ``huge_pages``: of both sides' buffers, or of
+    neither's; without them the rates of some disks vary threefold by luck. Raises InputError where fio
+    or space is missing.
     """
     fio = shutil.which("fio")
     if fio is None:
@@ -85,13 +90,15 @@ def compare(
                 else (f"--numjobs={depth}", "--thread", "--group_reporting")
             ),
         ]
+        if huge_pages:
+            command.append(f"--iomem_align={2**21}")
         for run in range(runs):
             # In turn who is first: what a disk's burst allowance favours.
             for mine in (True, False) if run % 2 == 0 else (False, True):
                 if mine:
-                    ours.append(_ours(stream, seconds, rng))
+                    ours.append(_ours(stream, seconds, storage.Buffers(rng, huge_pages=huge_pages)))
                 else:
-                    theirs.append(_fio(command))
+                    theirs.append(_fio(command, huge_pages))
     return {
         "storage_over_fio": statistics.median(ours) / statistics.median(theirs),
         "ours_bytes_per_s": ours,
@@ -102,12 +109,13 @@ def compare(
             "file_bytes": size,
             "seconds": seconds,
             "engine": engine,
+            "huge_pages": huge_pages,
         },
     }
 
 
-def _ours(stream: storage.Stream, seconds: float, rng: np.random.Generator) -> float:
-    buffers = storage.Buffers(rng)  # new ones each time, as fio has
+def _ours(stream: storage.Stream, seconds: float, buffers: storage.Buffers) -> float:
+    """Read with ``buffers`` that are new each time, as fio's are."""
     return storage.keep_busy([stream], seconds, buffers)[0].bytes_per_s
 
 
@@ -117,8 +125,12 @@ def _write(path: Path, size: int, block: int, rng: np.random.Generator) -> None:
             file.write(rng.integers(0, 2**64, block // 8, np.uint64).tobytes())
 
 
-def _fio(command: list[str]) -> float:
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+def _fio(command: list[str], huge_pages: bool) -> float:
+    # fio takes its buffers from malloc; glibc (2.35 and later) then asks for huge pages, as we do.
+    tuned = {"GLIBC_TUNABLES": f"glibc.malloc.hugetlb={int(huge_pages)}"}
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **tuned}
+    )
     if ran.returncode != 0:
         raise InputError(f"fio ended with status {ran.returncode}: {ran.stderr.strip()[-200:]}")
     found = json.loads(ran.stdout[ran.stdout.index("{") :])

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ALIGNMENT = 4096
 """Bytes: offsets, lengths and buffers of O_DIRECT are multiples of it; no usual device needs more."""
 
+_HUGE_PAGE = 2 * 2**20
+
 IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 _RESERVE_SHARE, _RESERVE_MOST = 0.05, 2**30
@@ -153,7 +155,7 @@ class DataFile:
             while done < self.size_bytes:
                 size = min(step_bytes, self.size_bytes - done)
                 randomize(buffer, rng)
-                self.write(memoryview(buffer)[:size], done)
+                self.write(buffer[:size], done)
                 done += size
                 if not told(done / self.size_bytes) and done >= least_bytes:
                     break
@@ -167,7 +169,7 @@ class DataFile:
         dropped. False also where that cannot be found out.
         """
         block = aligned_buffer(ALIGNMENT)
-        self.read(memoryview(block), 0)
+        self.read(block, 0)
         try:
             cached = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY)
         except OSError:
@@ -180,22 +182,31 @@ class DataFile:
             os.close(cached)
 
 
-def aligned_buffer(size_bytes: int) -> mmap.mmap:
-    """Return memory that is already there, in pages of 4 KiB, as fio's and most pinned memory is.
+def aligned_buffer(size_bytes: int, *, huge_pages: bool = False) -> memoryview:
+    """Return memory of whole pages that is already there, in huge pages if asked, or else in none.
 
-    Huge pages are refused: where the kernel gave some to a few buffers after a while, a disk with short
-    scatter lists (254 entries of virtio, for 256 pages of 1 MiB) became up to 3 times as fast midway.
+    A disk reads into a list of pieces of physical memory, and a long list is cut into several requests
+    (virtio: 254 pieces, where 1 MiB can be 256 pages). How scattered small pages lie is luck that makes
+    such a disk up to 3 times as slow, from one run to the next; huge pages leave it no part.
     """
-    buffer = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+    import numpy as np
+
+    area = mmap.mmap(
+        -1,
+        size_bytes + (2 * _HUGE_PAGE if huge_pages else 0),
+        flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+    )
+    if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
-            buffer.madvise(mmap.MADV_NOHUGEPAGE)
+            area.madvise(mmap.MADV_HUGEPAGE if huge_pages else mmap.MADV_NOHUGEPAGE)
+    skipped = -np.frombuffer(area, np.uint8).ctypes.data % _HUGE_PAGE if huge_pages else 0
+    found = memoryview(area)[skipped : skipped + size_bytes]
     for page in range(0, size_bytes, ALIGNMENT):
-        buffer[page] = 1
-    return buffer
+        found[page] = 1
+    return found
 
 
-def randomize(buffer: mmap.mmap, rng: np.random.Generator) -> None:
+def randomize(buffer: memoryview, rng: np.random.Generator) -> None:
     """Fill ``buffer``, a multiple of 8 bytes, with random bytes."""
     import numpy as np
 

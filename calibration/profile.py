@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from calibration.rooms import Measured
-from calibration.run import default_name, measured_part
+from calibration.run import LONGEST_NAME, checked_name, default_name, measured_part
 from dualpath_model.errors import InputError
 from dualpath_model.profile import (
     FIGURES,
@@ -23,47 +23,63 @@ from dualpath_model.profile import (
 def imported(
     name: PartName, found: Measured, *, host: str | None = None, title: str = ""
 ) -> Profile:
-    """Return a tool's output as a profile of one part; ``host`` None: it ran on this machine."""
+    """Return a tool's output as a profile of one part; ``host`` None: it ran on this machine.
+
+    Raises InputError for a title that is too long.
+    """
     part = measured_part(found, None if host is None else Machine(host=host))
     parts = {name: part}
-    return Profile(name=title or default_name(parts), parts=parts)
+    return Profile(name=checked_name(title) or default_name(parts), parts=parts)
 
 
-def merge(profiles: Sequence[Profile], *, prefer: int | None = None, name: str = "") -> Profile:
+def merge(
+    profiles: Sequence[Profile],
+    *,
+    prefer: int | None = None,
+    name: str = "",
+    files: Sequence[str] = (),
+) -> Profile:
     """Join profiles of which each has other parts, or other figures of the same part.
 
-    ``prefer``: the one (by position) whose figures and settings stand where several have them; without
-    it that is an error. A part that comes from several machines keeps the first one's, and says so.
+    ``prefer``: the one (by position) whose figures and settings stand where it and others have them; a
+    figure that several have is an error otherwise. A part that several have all alike counts once. A
+    part that comes from several machines keeps the first one's, and says so. ``files``: what messages
+    call the profiles, where their names do not tell.
+
     Raises InputError, one sentence.
     """
     if not profiles:
         raise InputError("no profile is given; give at least one")
-    order = list(profiles)
+    called = files or [profile.name for profile in profiles]
+    order = list(zip(profiles, called, strict=True))
+    preferred: Collection[str] = ()
     if prefer is not None:
         order.insert(0, order.pop(prefer))
+        preferred = order[0][0].figures
     parts: dict[PartName, Part] = {}
-    origin: dict[PartName, str] = {}
-    for profile in order:
+    owners: dict[str, str] = {}
+    for profile, file in order:
         for part_name, part in profile.parts.items():
-            if part_name not in parts:
-                parts[part_name], origin[part_name] = part, profile.name
+            have = parts.get(part_name)
+            if part == have:
                 continue
-            twice = sorted(set(part.figures) & set(parts[part_name].figures))
-            if twice and prefer is None:
+            twice = [n for n in FIGURES if n in part.figures and n in owners and n not in preferred]
+            if twice:
                 raise InputError(
-                    f"{twice[0]} is in both {origin[part_name]} and {profile.name}; say which one "
-                    f"counts with --prefer, or leave one profile out"
+                    f"{twice[0]} is in both {owners[twice[0]]} and {file}; leave one of them out, or "
+                    f"say which one counts with --prefer of `dualpath calibrate merge`"
                 )
-            parts[part_name] = _joined(parts[part_name], part)
+            parts[part_name] = part if have is None else _joined(have, part)
+            owners |= {figure: file for figure in part.figures if figure not in owners}
     ordered = {part_name: parts[part_name] for part_name in PartName if part_name in parts}
-    title = name or "+".join(dict.fromkeys(profile.name for profile in profiles))[:200]
+    joined_names = "+".join(dict.fromkeys(profile.name for profile in profiles))
+    title = checked_name(name) or joined_names[:LONGEST_NAME]
     return Profile(name=title, parts=ordered)
 
 
 def _joined(first: Part, second: Part) -> Part:
     """Return both as one part; what both have is the first one's, equal names get a number."""
-    second = _renamed(second, {series.name for series in first.series})
-    second = _with_fits_renamed(second, {fit.name for fit in first.fits})
+    second = _renamed(second, first)
     warnings = [*first.warnings, *second.warnings]
     if first.machine.host != second.machine.host:
         warnings.append(
@@ -85,45 +101,44 @@ def _joined(first: Part, second: Part) -> Part:
     )
 
 
-def _renamed(part: Part, taken: Collection[str]) -> Part:
-    names = {series.name: _free(series.name, taken) for series in part.series}
+def _renamed(part: Part, first: Part) -> Part:
+    """Return ``part`` with names of series and fits that ``first`` does not have; all sources follow."""
+    series = _free_names([s.name for s in part.series], [s.name for s in first.series])
+    fits = _free_names([f.name for f in part.fits], [f.name for f in first.fits])
+    sources = {**series, **fits}  # a fit that is called like its series is the nearer source
+
+    def moved(found: Estimate) -> Estimate:
+        return found.model_copy(update={"source": sources.get(found.source, found.source)})
+
+    def moved_fit(fit: Fit) -> Fit:
+        return fit.model_copy(
+            update={
+                "name": fits[fit.name],
+                "series": series.get(fit.series, fit.series),
+                "parameters": {name: moved(found) for name, found in fit.parameters.items()},
+            }
+        )
+
     return part.model_copy(
         update={
-            "series": [s.model_copy(update={"name": names[s.name]}) for s in part.series],
-            "fits": [
-                fit.model_copy(update={"series": names.get(fit.series, fit.series)})
-                for fit in part.fits
-            ],
-            "figures": {n: _from(e, names) for n, e in part.figures.items()},
+            "series": [s.model_copy(update={"name": series[s.name]}) for s in part.series],
+            "fits": [moved_fit(fit) for fit in part.fits],
+            "figures": {name: moved(found) for name, found in part.figures.items()},
         }
     )
 
 
-def _with_fits_renamed(part: Part, taken: Collection[str]) -> Part:
-    names = {fit.name: _free(fit.name, taken) for fit in part.fits}
-
-    def fit_of(fit: Fit) -> Fit:
-        return fit.model_copy(update={"name": names[fit.name]})
-
-    return part.model_copy(
-        update={
-            "fits": [fit_of(fit) for fit in part.fits],
-            "figures": {n: _from(e, names) for n, e in part.figures.items()},
-        }
-    )
-
-
-def _from(found: Estimate, names: dict[str, str]) -> Estimate:
-    return found.model_copy(update={"source": names.get(found.source, found.source)})
-
-
-def _free(name: str, taken: Collection[str]) -> str:
-    number = 2
-    free = name
-    while free in taken:
-        free = f"{name} ({number})"
-        number += 1
-    return free
+def _free_names(names: Collection[str], taken: Collection[str]) -> dict[str, str]:
+    """Return for each of ``names`` itself, or, if it is taken, the first free one with a number."""
+    used = {*names, *taken}
+    found: dict[str, str] = {}
+    for name in names:
+        free, number = name, 2
+        while name in taken and free in used:
+            free, number = f"{name} ({number})", number + 1
+        used.add(free)
+        found[name] = free
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from calibration.machine import this_machine
-from calibration.rooms import Measured, Tell
+from calibration.rooms import BLOCK_TOKENS, Measured, Tell, join
 from dualpath_model import __version__
 from dualpath_model.errors import InputError
 from dualpath_model.llm import KvDtype, Llm
 from dualpath_model.profile import Machine, Part, PartName, Profile
-
-BLOCK_TOKENS = 64
-"""Tokens of a full block, the unit of storage (paper, section 6.1)."""
 
 _LONGEST = {
     PartName.GPU: 0.47,
@@ -30,6 +28,9 @@ _LONGEST = {
 
 LEAST_SECONDS = 2.0
 """Of one part; less measures nothing."""
+
+LONGEST_NAME = 200
+"""Characters of a profile's name."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,12 @@ def check(wish: Wish) -> None:
     """Raise InputError for what would stop the calibration later: nothing has been measured yet."""
     if not wish.parts:
         raise InputError(f"parts is empty; give some of {', '.join(PartName)}")
-    shortest = min(wish.seconds_of(part) for part in wish.parts)
-    if shortest < LEAST_SECONDS or wish.seconds > 86400:
-        least = LEAST_SECONDS * wish.seconds / shortest
+    checked_name(wish.name)
+    shares = [_LONGEST[part] for part in wish.parts]
+    least = math.ceil(LEAST_SECONDS * sum(shares) / min(shares))
+    if not least <= wish.seconds <= 86400:  # not a number is not allowed either
         raise InputError(
-            f"seconds {wish.seconds:g} is not allowed; these parts need {least:.0f} to 86400"
+            f"seconds {wish.seconds:g} is not allowed; these parts need {least} to 86400"
         )
     wish.llm.kv_bytes_per_token(wish.dtype)
     if PartName.GPU in wish.parts:
@@ -102,11 +104,10 @@ def _check_torch(wish: Wish) -> None:
         raise InputError(
             f"tensor {wish.tensor} does not divide the {heads} heads of {wish.llm.name}; give a divisor"
         )
-    if wish.device == "cuda":
-        import torch
+    if wish.device != "auto":  # torch takes seconds to import
+        from calibration.gpu import pick_device
 
-        if not torch.cuda.is_available():
-            raise InputError("device cuda: torch finds no GPU here; give --device cpu or auto")
+        pick_device(wish.device)
 
 
 def calibrate(wish: Wish, tell: Tell) -> Profile:
@@ -145,6 +146,16 @@ def measured_part(found: Measured, machine: Machine | None = None) -> Part:
         attention=found.attention,
         warnings=found.warnings,
     )
+
+
+def checked_name(name: str) -> str:
+    """Return a profile's name. Raises InputError for one that is too long or not one line."""
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        shown = name if len(name) <= 60 else f"{name[:57]}..."
+        raise InputError(
+            f"name {shown!r} is not allowed; give one line of at most {LONGEST_NAME} characters"
+        )
+    return name
 
 
 def default_name(parts: dict[PartName, Part]) -> str:
@@ -237,16 +248,3 @@ _ROOMS: dict[PartName, Callable[[Wish, Tell], Measured]] = {
     PartName.STORAGE: _storage,
     PartName.NETWORK: _network,
 }
-
-
-def join(rooms: Sequence[Measured]) -> Measured:
-    """Return what several rooms found as one; of equal names the first room's counts."""
-    return Measured(
-        series=[series for room in rooms for series in room.series],
-        fits=[fit for room in rooms for fit in room.fits],
-        figures={k: v for room in reversed(rooms) for k, v in room.figures.items()},
-        attention=[fit for room in rooms for fit in room.attention],
-        settings={k: v for room in reversed(rooms) for k, v in room.settings.items()},
-        tools={k: v for room in reversed(rooms) for k, v in room.tools.items()},
-        warnings=[text for room in rooms for text in room.warnings],
-    )

@@ -129,21 +129,23 @@ class Busy:
 class Buffers:
     """Memory to read into and to write from, a block for each thread, kept from sample to sample."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        """Take what makes the data that is written."""
+    def __init__(self, rng: np.random.Generator, *, huge_pages: bool = True) -> None:
+        """Take what makes the data that is written, and whether huge pages are asked for."""
         self._rng = rng
-        self._blocks: dict[bool, list[mmap.mmap]] = {False: [], True: []}
+        self._huge_pages = huge_pages
+        self._areas: dict[bool, memoryview] = {}
 
-    def take(self, stream: Stream) -> list[mmap.mmap]:
-        """Return ``stream.depth`` buffers of at least a block; those to write from hold random data."""
-        made = self._blocks[stream.writes]
-        if made and len(made[0]) < stream.block_bytes:
-            made.clear()
-        while len(made) < stream.depth:
-            made.append(aligned_buffer(stream.block_bytes))
+    def take(self, stream: Stream) -> list[memoryview]:
+        """Return ``stream.depth`` buffers of a block; those to write from hold random data."""
+        needed = stream.depth * stream.block_bytes
+        area = self._areas.get(stream.writes)
+        if area is None or len(area) < needed:
+            area = aligned_buffer(needed, huge_pages=self._huge_pages)
             if stream.writes:
-                randomize(made[-1], self._rng)
-        return made[: stream.depth]
+                randomize(area, self._rng)
+            self._areas[stream.writes] = area
+        edges = range(0, needed, stream.block_bytes)
+        return [area[edge : edge + stream.block_bytes] for edge in edges]
 
 
 def nothing_counted(thread: int, moved_bytes: int) -> None:
@@ -171,8 +173,7 @@ def keep_busy(
     failures: list[BaseException] = []
     spans: list[list[tuple[float, float]]] = [[] for _ in range(threads)]
 
-    def work(thread: int, stream: Stream, buffer: mmap.mmap) -> None:
-        view = memoryview(buffer)[: stream.block_bytes]
+    def work(thread: int, stream: Stream, buffer: memoryview) -> None:
         stamp = _Stamp(buffer) if stream.writes else None
         operate = stream.file.write if stream.writes else stream.file.read
         block_bytes, take, mine = stream.block_bytes, stream.order.take, spans[thread]
@@ -184,7 +185,7 @@ def keep_busy(
                     stamp.renew()
                 offset = take() * block_bytes
                 begun = time.perf_counter()
-                operate(view, offset)
+                operate(buffer, offset)
                 ended = time.perf_counter()
                 if not record:
                     mine.clear()
@@ -253,7 +254,7 @@ class _Stamp:
     That suffices against what finds equal blocks; all bytes anew would take a core for each 5 GB/s.
     """
 
-    def __init__(self, buffer: mmap.mmap) -> None:
+    def __init__(self, buffer: memoryview) -> None:
         self._words = np.frombuffer(buffer, np.uint64)[:: ALIGNMENT // 8]
         self._step = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 steps until a value comes again
 
@@ -323,6 +324,7 @@ def measure_storage(
         measured.warnings[:0] = _warnings(folder, kind, data.direct, cached)
         measured.settings = {
             "direct": data.direct,
+            "huge_pages": True,
             "file_system": kind,
             "folder": str(folder),
             "block_bytes": block,

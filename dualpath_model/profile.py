@@ -14,10 +14,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dualpath_model.catalog import files
 from dualpath_model.errors import InputError
+from dualpath_model.quantities import LIMITS, Dimension
 
 FORMAT = "dualpath-profile"
 VERSION = 1
@@ -96,7 +97,7 @@ FIGURES: dict[str, FigureMeaning] = {
         _S, "B/s", "random reads of full blocks, deep queue", "storage NIC, in"
     ),
     "storage_write_bytes_per_s": FigureMeaning(
-        _S, "B/s", "writes of full blocks, deep queue", "storage NIC, out"
+        _S, "B/s", "writes of full blocks, deep queue", "storage NIC, out, if reads are measured"
     ),
     "storage_sequential_bytes_per_s": FigureMeaning(_S, "B/s", "sequential reads, deep queue"),
     "storage_read_latency_s": FigureMeaning(_S, "s", "of one read, whatever its size"),
@@ -121,9 +122,22 @@ FIGURES: dict[str, FigureMeaning] = {
 }
 """The figures that a profile can hold, in the order of showing; the one home of their names."""
 
-_Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not allowed; a number is needed")
+    return value
+
+
+_Positive = Annotated[float, BeforeValidator(_no_truth), Field(gt=0, le=1e30, allow_inf_nan=False)]
 _Number = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 Setting = bool | int | float | str | None
+_MEANT = {
+    "B/s": LIMITS[Dimension.BYTES_PER_S],
+    "FLOP/s": LIMITS[Dimension.FLOP_PER_S],
+    "s": LIMITS[Dimension.SECONDS],
+}
+"""What a figure of a unit can be: no other than in a scenario, for models' numbers would overflow."""
 
 
 class _Spec(BaseModel):
@@ -204,6 +218,18 @@ class Fit(_Spec):
         return self
 
 
+COEFFICIENTS = (
+    "fixed_s",
+    "chunk_s",
+    "token_s",
+    "context_token_s",
+    "pair_s",
+    "limited_pair_s",
+    "limit_tokens",
+)
+"""Fields of :class:`scheduler.attention.AttentionTime`, which is slow to import; a test compares."""
+
+
 class AttentionFit(_Spec):
     """The quota's attention-time model of one LLM (:class:`scheduler.attention.AttentionTime`).
 
@@ -216,6 +242,15 @@ class AttentionFit(_Spec):
     relative_error_p50: float
     relative_error_max: float
     undetermined: list[str] = []
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.coefficients:
+            if name not in COEFFICIENTS:
+                raise ValueError(
+                    f"coefficients.{name} is unknown; known are {', '.join(COEFFICIENTS)}; remove it"
+                )
+        return self
 
 
 class Machine(_Spec):
@@ -249,10 +284,17 @@ class Part(_Spec):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        for name in self.figures:
+        for name, found in self.figures.items():
             if name not in FIGURES:
                 raise ValueError(
                     f"figures.{name} is unknown; known are {', '.join(FIGURES)}; remove it"
+                )
+            unit = FIGURES[name].unit
+            least, most = _MEANT.get(unit, (0.0, math.inf))
+            if not least <= found.low <= found.high <= most:
+                raise ValueError(
+                    f"figures.{name} of {found.low:g} to {found.high:g} {unit} is out of range; it must "
+                    f"be from {least:g} to {most:g} {unit}, so correct it or leave it out"
                 )
         return self
 
@@ -311,7 +353,8 @@ def upgrade(data: dict[str, Any], where: str) -> dict[str, Any]:
     """Bring a profile's data to :data:`VERSION`. Raises InputError for a version we do not know."""
     version = data.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise InputError(f"{where}: version is {version!r}; it must be a whole number from 1 on")
+        shown = "missing" if version is None else repr(version)
+        raise InputError(f"{where}: version is {shown}; it must be a whole number from 1 on")
     if version > VERSION:
         raise InputError(
             f"{where}: version {version} is newer than the {VERSION} that this program knows; "

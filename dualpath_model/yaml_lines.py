@@ -158,9 +158,11 @@ def _fields_beside(model: type[BaseModel], known: Location) -> list[str]:
 def _children(
     spot: dict[str, Any], part: str | int, schema: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    properties = spot.get("properties", {})
-    child = spot.get("items") if isinstance(part, int) else properties.get(part)
-    return [] if child is None else _resolve(child, schema)
+    if isinstance(part, int):
+        child = spot.get("items")
+    else:  # a field, or the value of any key
+        child = spot.get("properties", {}).get(part) or spot.get("additionalProperties")
+    return _resolve(child, schema) if isinstance(child, dict) else []
 
 
 def _resolve(child: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,11 +24,11 @@ from solvers.robust import Spread
 
 SAMPLES = 400
 SAMPLES_UNEVEN = 60
-"""Where pools are not homogeneous, so that every draw is an LP."""
+"""Where every draw is an LP: uneven pools, several classes of traffic, or locality."""
 
 Array = npt.NDArray[np.float64]
-Name = tuple[str, str]
-"""Profile and figure."""
+Name = tuple[str, MeasuredFigure]
+"""Profile and figure: profiles of one name (a host, a day) that measured otherwise share no draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +80,32 @@ def uncertainty(
     cannot serve.
     """
     if samples is None:
-        samples = SAMPLES if scenario.cluster.homogeneous else SAMPLES_UNEVEN
+        samples = SAMPLES if _closed_form(scenario) else SAMPLES_UNEVEN
     if samples < 20:
         raise InputError(f"samples {samples} is not allowed; an interval needs at least 20")
-    figures = measured_figures(scenario)
-    uncertain = {name: found for name, found in figures.items() if found.high > found.low}
+    uncertain = [name for name in measured_figures(scenario) if name[1].high > name[1].low]
     if not uncertain:
         return None
     factors = {
-        name: Spread(found.low / found.value, found.high / found.value).sample(
+        (profile, found): Spread(found.low / found.value, found.high / found.value).sample(
             np.random.default_rng([seed, number]), samples
         )
-        for number, (name, found) in enumerate(uncertain.items())
+        for number, (profile, found) in enumerate(uncertain)
     }
     nominal = np.array(_solved(scenario, {}))
     drawn = _all(scenario, factors, samples)
     served = drawn[drawn[:, 0] > 0]
     now = _width(drawn[:, 0])
     narrowed = []
-    for name, found in uncertain.items():
+    for name in uncertain:
+        profile, found = name
         others = {other: draws for other, draws in factors.items() if other != name}
         left = _width(_all(scenario, others, samples)[:, 0]) if others else 0.0
         narrowed.append(
             Narrowing(
-                profile=name[0],
-                part=FIGURES[name[1]].part.value,
-                figure=name[1],
+                profile=profile,
+                part=FIGURES[found.name].part.value,
+                figure=found.name,
                 relative_low=found.low / found.value,
                 relative_high=found.high / found.value,
                 width_left=left / now if now else 1.0,
@@ -122,14 +122,23 @@ def uncertainty(
     )
 
 
-def measured_figures(scenario: Scenario) -> dict[Name, MeasuredFigure]:
-    """Return the figures that the scenario's nodes take from profiles."""
-    return {
-        (node.measured.profile, figure.name): figure
-        for node in dict.fromkeys((*scenario.cluster.prefill, *scenario.cluster.decode))
-        if node.measured is not None
-        for figure in node.measured.figures
-    }
+def measured_figures(scenario: Scenario) -> tuple[Name, ...]:
+    """Return the figures that the scenario's nodes take from profiles, each once."""
+    nodes = dict.fromkeys((*scenario.cluster.prefill, *scenario.cluster.decode))
+    return tuple(
+        dict.fromkeys(
+            (node.measured.profile, figure)
+            for node in nodes
+            if node.measured is not None
+            for figure in node.measured.figures
+        )
+    )
+
+
+def _closed_form(scenario: Scenario) -> bool:
+    """Tell whether draws are quick (:func:`solvers.alternatives.quick`)."""
+    one_class = len(scenario.classes) == 1
+    return scenario.cluster.homogeneous and one_class and scenario.zones is None
 
 
 def _all(scenario: Scenario, factors: Mapping[Name, Array], samples: int) -> Array:
@@ -169,7 +178,7 @@ def _redrawn(node: Node, factors: Mapping[Name, float]) -> Node:
     if measured is None:
         return node
     figures: Sequence[MeasuredFigure] = [
-        figure._replace(value=figure.value * factors.get((measured.profile, figure.name), 1.0))
+        figure._replace(value=figure.value * factors.get((measured.profile, figure), 1.0))
         for figure in measured.figures
     ]
     values = {figure.name: figure.value for figure in figures}
@@ -182,5 +191,7 @@ def _width(values: Array) -> float:
 
 
 def _interval(nominal: float, values: Array) -> Interval:
+    if not len(values):  # every draw is infeasible
+        return Interval(float(nominal), float(nominal), float(nominal))
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(nominal), float(min(low, nominal)), float(max(high, nominal)))

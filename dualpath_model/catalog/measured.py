@@ -41,10 +41,14 @@ _BETTER = {
 """Figures that are not used where another one is there. Decoding is what reads HBM, and dual-path
 loading keeps both directions of the compute network busy."""
 
+_NEEDS = {"storage_write_bytes_per_s": "storage_read_bytes_per_s"}
+"""Figures that are not used without another one: a storage NIC has one share for both directions, so
+it is measured both ways or not at all (reads alone count for both)."""
+
 
 def measured_of(profile: Profile, without: Collection[str]) -> Measured:
     """Return what a node takes from ``profile``, but not the figures that ``without`` names."""
-    figures = profile.figures
+    figures = {name: found for name, found in profile.figures.items() if name not in without}
     gpu = None if set(OVERRIDES["gpu"]) <= set(without) else profile.parts.get(PartName.GPU)
     return Measured(
         profile=profile.name,
@@ -52,7 +56,9 @@ def measured_of(profile: Profile, without: Collection[str]) -> Measured:
         figures=tuple(
             MeasuredFigure(name, figures[name].value, figures[name].low, figures[name].high)
             for name in TAKEN
-            if name in figures and name not in without and _BETTER.get(name) not in figures
+            if name in figures
+            and _BETTER.get(name) not in figures
+            and _NEEDS.get(name, name) in figures
         ),
         attention=tuple(
             MeasuredAttention(fit.llm, fit.tensor, tuple(fit.coefficients.items()))
@@ -77,7 +83,8 @@ def _share(node: Node, name: str, value: float) -> Node:
 
 
 def _bf16(node: Node, value: float) -> Node:
-    return replace(node, gpu=replace(node.gpu, bf16_flop_per_s=value))
+    # no data-sheet fp8 rate beside a measured one: without a figure, fp8 weights run at the bf16 rate
+    return replace(node, gpu=replace(node.gpu, bf16_flop_per_s=value, fp8_flop_per_s=None))
 
 
 def _fp8(node: Node, value: float) -> Node:
@@ -109,7 +116,8 @@ def _snic_write(node: Node, value: float) -> Node:
 
 
 def _cnic(node: Node, value: float) -> Node:
-    return _share(replace(node, cnic_bytes_per_s=value), "cnic", 1.0)
+    node = _share(replace(node, cnic_bytes_per_s=value), "cnic", 1.0)
+    return _share(node, "snic", 1.0) if node.shares_nic else node  # storage takes this NIC too
 
 
 _SETTERS: dict[str, Callable[[Node, float], Node]] = {

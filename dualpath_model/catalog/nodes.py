@@ -180,7 +180,10 @@ class NodeSpec(Spec):
                 )
             without |= set(measured.OVERRIDES["snic"])
             taken = measured.measured_of(profile, without)
-        filled = merged.model_copy(update={"profile": None, **_missing(merged, taken, profile)})
+        found = _missing(merged, taken, profile)
+        if "dram" in given:  # null: its size is no limit
+            found.pop("dram", None)
+        filled = merged.model_copy(update={"profile": None, **found})
         for field in _REQUIRED:
             if getattr(filled, field) is None:
                 part = PartName.NETWORK if field.startswith("cnic") else PartName.GPU
@@ -200,6 +203,11 @@ def _missing(spec: NodeSpec, taken: Measured, profile: Profile) -> dict[str, Any
     """Return what a profile says of fields that neither base nor file gives."""
     found: dict[str, Any] = {}
     gpu_part = profile.parts.get(PartName.GPU)
+    # counts hold for what was measured even where a field given here says another rate
+    if gpu_part is not None:
+        found["gpus"] = gpu_part.machine.gpus or 1
+    if {"network_bytes_per_s", "network_both_ways_bytes_per_s"} & set(profile.figures):
+        found["cnics"] = 1
     arithmetic = taken.value("gemm_bf16_flop_per_s")
     memory = taken.value("decode_bytes_per_s") or taken.value("hbm_copy_bytes_per_s")
     if gpu_part is not None and arithmetic is not None and memory is not None:
@@ -207,10 +215,9 @@ def _missing(spec: NodeSpec, taken: Measured, profile: Profile) -> dict[str, Any
         size = machine.gpu_memory_bytes or machine.memory_bytes
         if size is not None:
             found["gpu"] = GpuSpec.model_construct(bf16=arithmetic, hbm=size, hbm_bandwidth=memory)
-            found["gpus"] = machine.gpus or 1
     cnic = taken.value("network_both_ways_bytes_per_s") or taken.value("network_bytes_per_s")
     if cnic is not None:
-        found |= {"cnic": cnic, "cnics": 1}
+        found["cnic"] = cnic
     snic = taken.value("storage_read_bytes_per_s")
     if snic is not None:
         found |= {"snic": snic, "snics": 1}
