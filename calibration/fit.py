@@ -180,6 +180,37 @@ def roofline(name: str, series: Series, indices: Sequence[int], *, bytes_at: str
     return _fit(name, model, series, indices, asked, found.residual, free=3 if settled else 1)
 
 
+def layer(name: str, series: Series, indices: Sequence[int], *, attention_at: str) -> Fit:
+    """Fit seconds = fixed_s + (amount - attention) / flop_per_s + attention / attention_flop_per_s.
+
+    Both are FLOP, attention = ``at[attention_at]``: matrix products and attention run at rates of their
+    own. Raises InputError for unusable samples.
+    """
+    chosen = _chosen(name, series, indices)
+    amount = _amounts(chosen, rate="flop_per_s", name=name, each=True)
+    attended = _numbers(name, series, chosen, attention_at, positive=True)
+    products = amount - attended
+    if (products <= 0).any():
+        raise InputError(
+            f"{name}: {attention_at} of a sample of series {series.name} is all of its amount; it must "
+            f"be a part of it"
+        )
+    columns = np.column_stack([np.ones_like(amount), products, attended])
+    problem = Problem(_seconds(chosen), columns)
+    settled = len(np.unique(columns, axis=0)) > 2
+    found = solve(problem, [sum_of_parts(problem, free=(settled, True, settled))])
+    asked = {
+        "fixed_s": _time(problem, found, 0, lacking=not settled),
+        "flop_per_s": _rate(problem, found, 1, lacking=not settled),
+        "attention_flop_per_s": _rate(problem, found, 2, lacking=not settled),
+    }
+    model = (
+        f"seconds = fixed_s + (amount - {attention_at}) / flop_per_s "
+        f"+ {attention_at} / attention_flop_per_s"
+    )
+    return _fit(name, model, series, indices, asked, found.residual, free=3 if settled else 1)
+
+
 def share(above: Estimate, below: Estimate, *, source: str = "", note: str = "") -> Estimate:
     """Return above / below; each end adds the two independent distances in quadrature, in logarithms.
 

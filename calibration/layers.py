@@ -179,8 +179,9 @@ def measure_layers(
     """Measure one layer of ``llm`` as one GPU of ``tensor`` runs it, in about ``seconds``.
 
     Series "attention" (a forward batch's attention alone; ``at["chunks"]`` is "cached:bsz,..."),
-    "prefill_layer" (a whole layer; ``cached``, ``bsz``) and "decode_layer" (``batch``, ``context`` in
-    tokens, ``bytes`` of weights touched and KV; some points with an eighth of the ``feed_forward``).
+    "prefill_layer" (a whole layer; ``cached``, ``bsz``, ``attention_flop``) and "decode_layer"
+    (``batch``, ``context`` in tokens, ``bytes`` of weights touched and KV; some points with an eighth
+    of the ``feed_forward``).
     Amounts are FLOPs as the models count them, of one layer on one GPU; where kinds of attention
     alternate, seconds are of their mean. A layer's feed-forward is of the LLM's most common kind.
 
@@ -400,12 +401,13 @@ def _prefill_points(room: _Room) -> list[_Point]:
     for cached, bsz in _FORWARD:
         if _chunk_fits(room, cached, bsz) and room.shelf.fits(bsz, room.llm.hidden):
             linear = _linear_flops(room) * bsz
-            amount = linear + _attention_flops(room, cached, bsz)
+            attention = _attention_flops(room, cached, bsz)
             place = _place(room.device)
             cost = linear + _RIDGE[place] * room.layers[0].touched_bytes(bsz)
             cost += _ATTENTION_COST[place] * _attention_cost(room, cached, bsz)
             at: dict[str, int | str | float] = {"cached": cached, "bsz": bsz}
-            points.append(_Point(at, amount, cost, _prefill_work(room, cached, bsz)))
+            at["attention_flop"] = attention
+            points.append(_Point(at, linear + attention, cost, _prefill_work(room, cached, bsz)))
     return points
 
 
@@ -722,17 +724,14 @@ def _fitted(room: _Room, samples: dict[str, list[Sample]]) -> Measured:
     rate = fit.typical(
         "attention_rate", series["attention"], large, parameter="attention_flop_per_s"
     )
-    prefill = fit.latency_bandwidth(
-        "prefill_layer",
-        series["prefill"],
-        every["prefill"],
-        latency="fixed_s",
-        rate="flop_per_s",
+    prefill = fit.layer(
+        "prefill_layer", series["prefill"], every["prefill"], attention_at="attention_flop"
     )
+    within = "attention_flop_per_s" not in prefill.undetermined
     decode = fit.roofline("decode_layer", series["decode"], every["decode"])
     figures: dict[str, Estimate] = {}
     for figure, source, parameter in (
-        ("attention_flop_per_s", rate, "attention_flop_per_s"),
+        ("attention_flop_per_s", prefill if within else rate, "attention_flop_per_s"),
         ("prefill_flop_per_s", prefill, "flop_per_s"),
         ("prefill_layer_s", prefill, "fixed_s"),
         ("decode_flop_per_s", decode, "flop_per_s"),

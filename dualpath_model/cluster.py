@@ -69,7 +69,8 @@ class Node:
     ``host_link_bytes_per_s`` is the rate between host memory and all compute NICs, per direction,
     where it is less than the NICs can do; ``buffer_bytes`` is the DRAM set aside for KV in transit.
     ``snic_write_bytes_per_s``: towards storage, where it differs. ``shares``: fields of
-    :class:`Efficiencies` that are this node's own; they win over the scenario's.
+    :class:`Efficiencies` that are this node's own; they win over the scenario's. ``attention_speed``:
+    FLOP/s of attention in prefill over those of the matrix products, where it was measured.
     """
 
     name: str = field(compare=False)
@@ -86,6 +87,7 @@ class Node:
     price_usd_per_hour: float | None = field(default=None, compare=False)
     snic_write_bytes_per_s: float | None = None
     shares: tuple[tuple[str, float], ...] = ()
+    attention_speed: float = 1.0
     measured: Measured | None = None
 
     @property

@@ -131,12 +131,18 @@ class RequestMeans:
 
     payloads: Payloads
     prefill_flops: float
+    attention_flops: float
+    """The part of ``prefill_flops`` that attends to the context."""
     prompt_tokens: float
     hit_tokens: float
     output_tokens: float
     decode_read_bytes: float
     decode_flops: float
     decode_context_bytes: float
+
+    def prefill_work(self, node: Node) -> float:
+        """Return the prefill's FLOPs, attention counted in FLOPs that take the other ones' time."""
+        return self.prefill_flops + self.attention_flops * (1.0 / node.attention_speed - 1.0)
 
 
 def request_means(llm: Llm, workload: Workload, dtype: KvDtype) -> RequestMeans:
@@ -153,6 +159,7 @@ def request_means(llm: Llm, workload: Workload, dtype: KvDtype) -> RequestMeans:
     def per_token(amount: Amount) -> float:
         return float(np.average(amount, weights=weights))
 
+    prefill = llm.prefill_flops(workload.hit_tokens, workload.miss_tokens)
     return RequestMeans(
         payloads={
             Payload.HIT: hit,
@@ -160,9 +167,8 @@ def request_means(llm: Llm, workload: Workload, dtype: KvDtype) -> RequestMeans:
             Payload.APPENDED: float(workload.miss_tokens.mean()) * stored,
             Payload.GENERATED: workload.mean_output_tokens * stored,
         },
-        prefill_flops=float(
-            np.mean(llm.prefill_flops(workload.hit_tokens, workload.miss_tokens).total)
-        ),
+        prefill_flops=float(np.mean(prefill.total)),
+        attention_flops=float(np.mean(prefill.attention)),
         prompt_tokens=workload.mean_prompt_tokens,
         hit_tokens=float(workload.hit_tokens.mean()),
         output_tokens=workload.mean_output_tokens,
@@ -237,6 +243,7 @@ def mix_means(means: Sequence[RequestMeans], weights: Sequence[float]) -> Reques
     return RequestMeans(
         payloads={p: mean([float(m.payloads[p]) for m in means], weight) for p in Payload},
         prefill_flops=mean([m.prefill_flops for m in means], weight),
+        attention_flops=mean([m.attention_flops for m in means], weight),
         prompt_tokens=mean([m.prompt_tokens for m in means], weight),
         hit_tokens=mean([m.hit_tokens for m in means], weight),
         output_tokens=mean([m.output_tokens for m in means], weight),
@@ -454,7 +461,7 @@ def cluster_loads(
             rate = node.gpus * node.gpu.flop_per_s(llm.compute_dtype)
             point = None
             if pool is Pool.PREFILL:
-                compute = Demand({PREFILL_GPU: means.prefill_flops})
+                compute = Demand({PREFILL_GPU: means.prefill_work(node)})
                 capacity |= {PREFILL_HBM: hbm, PREFILL_GPU: rate * own.prefill_mfu}
             else:
                 point = decode_point(llm, means, node, serving, slo, efficiencies, pool_gpus)

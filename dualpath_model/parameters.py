@@ -80,7 +80,7 @@ def prompt_tokens_per_s(
     their misses computed; beta is 5 s of it.
     """
     gpu_rate = node.gpu.flop_per_s(llm.compute_dtype) * efficiencies.on(node).prefill_mfu
-    return gpu_rate / means.prefill_flops * means.prompt_tokens
+    return gpu_rate / means.prefill_work(node) * means.prompt_tokens
 
 
 def scheduler_parameters(

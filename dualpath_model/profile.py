@@ -56,12 +56,14 @@ FIGURES: dict[str, FigureMeaning] = {
         _G, "FLOP/s", "dense matrix products in fp32, the shapes of the LLM"
     ),
     "prefill_flop_per_s": FigureMeaning(
-        _G, "FLOP/s", "a layer's prefill, FLOPs as the models count them", "prefill_mfu"
+        _G, "FLOP/s", "a layer's prefill without its attention", "prefill_mfu"
     ),
     "prefill_layer_s": FigureMeaning(
         _G, "s", "of a layer's forward pass, whatever its tokens", "constants.batch_layer_s"
     ),
-    "attention_flop_per_s": FigureMeaning(_G, "FLOP/s", "a layer's attention in prefill"),
+    "attention_flop_per_s": FigureMeaning(
+        _G, "FLOP/s", "a layer's attention in prefill", "attention_speed"
+    ),
     "decode_flop_per_s": FigureMeaning(
         _G, "FLOP/s", "a layer's decode step where arithmetic limits it", "decode_mfu"
     ),

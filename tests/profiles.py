@@ -12,6 +12,7 @@ from dualpath_model.profile import FIGURES, FORMAT, VERSION
 FIGURE_VALUES: dict[str, float] = {
     "gemm_bf16_flop_per_s": 700e12,
     "prefill_flop_per_s": 350e12,
+    "attention_flop_per_s": 280e12,
     "prefill_layer_s": 40e-6,
     "decode_flop_per_s": 300e12,
     "decode_bytes_per_s": 2.5e12,

@@ -20,6 +20,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
         "hbm_copy_bytes_per_s",
         "decode_bytes_per_s",
         "prefill_flop_per_s",
+        "attention_flop_per_s",
         "prefill_layer_s",
         "decode_flop_per_s",
         "decode_layer_s",
@@ -41,9 +42,13 @@ _BETTER = {
 """Figures that are not used where another one is there. Decoding is what reads HBM, and dual-path
 loading keeps both directions of the compute network busy."""
 
-_NEEDS = {"storage_write_bytes_per_s": "storage_read_bytes_per_s"}
+_NEEDS = {
+    "storage_write_bytes_per_s": "storage_read_bytes_per_s",
+    "attention_flop_per_s": "prefill_flop_per_s",
+}
 """Figures that are not used without another one: a storage NIC has one share for both directions, so
-it is measured both ways or not at all (reads alone count for both)."""
+it is measured both ways or not at all (reads alone count for both); attention's speed is told in
+multiples of the other products'."""
 
 
 def measured_of(profile: Profile, without: Collection[str]) -> Measured:
@@ -99,6 +104,11 @@ def _prefill(node: Node, value: float) -> Node:
     return _share(node, "prefill_mfu", value / node.gpu.bf16_flop_per_s)
 
 
+def _attention(node: Node, value: float) -> Node:
+    products = dict(node.shares)["prefill_mfu"] * node.gpu.bf16_flop_per_s
+    return replace(node, attention_speed=value / products)
+
+
 def _decode(node: Node, value: float) -> Node:
     return _share(node, "decode_mfu", value / node.gpu.bf16_flop_per_s)
 
@@ -126,6 +136,7 @@ _SETTERS: dict[str, Callable[[Node, float], Node]] = {
     "hbm_copy_bytes_per_s": _hbm,
     "decode_bytes_per_s": _hbm,
     "prefill_flop_per_s": _prefill,
+    "attention_flop_per_s": _attention,
     "decode_flop_per_s": _decode,
     "dram_bytes_per_s": _dram,
     "storage_read_bytes_per_s": _snic,

@@ -69,7 +69,7 @@ def scheduler_settings(scenario: Scenario, policy: str = "dualpath", patience: i
     flop_per_s = engine_flop_per_s(scenario, slowest)
     miss_tokens = means.prompt_tokens - means.hit_tokens
     hit_s = 1.0 / read_tokens_per_s(slowest, scenario.efficiencies, _read_bytes(scenario))
-    miss_s = means.prefill_flops / flop_per_s / miss_tokens
+    miss_s = means.prefill_work(slowest) / flop_per_s / miss_tokens
     most = float((hit_s * workload.hit_tokens + miss_s * workload.miss_tokens).max())
     return Settings(
         policy=policy,
@@ -111,7 +111,9 @@ def quota_model(scenario: Scenario, node: Node) -> AttentionTime:
     efficiencies = scenario.efficiencies.on(node)
     return attention_time(
         scenario.llm,
-        flop_per_s=node.gpu.flop_per_s(scenario.llm.compute_dtype) * efficiencies.prefill_mfu,
+        flop_per_s=node.gpu.flop_per_s(scenario.llm.compute_dtype)
+        * efficiencies.prefill_mfu
+        * node.attention_speed,
         hbm_bytes_per_s=node.gpu.hbm_bytes_per_s * efficiencies.hbm,
         kv_dtype=scenario.serving.kv_dtype,
         tensor_parallel=tensor,

@@ -108,6 +108,20 @@ def roofs(repeats: int, batches: list[float] = BATCHES) -> Design:
     return series_of(seconds, flop, at), truth, dict(zip(truth, errors, strict=False))
 
 
+def forward_passes(repeats: int) -> Design:
+    """A layer's prefill: few and many new tokens on short and long contexts."""
+    grid = [(cached, new) for cached in (0.0, 4096.0, 65536.0) for new in (16.0, 256.0, 2048.0)]
+    cached, new = np.tile(np.array(grid), (repeats, 1)).T
+    products, attention = 5e8 * new, 1e5 * new * (cached + new / 2)
+    parts = [np.full_like(new, 2e-5), products / 4e14, attention / 2e14]
+    seconds = sum(parts[1:], start=parts[0])
+    truth = {"fixed_s": 2e-5, "flop_per_s": 4e14, "attention_flop_per_s": 2e14}
+    at: list[dict[str, Setting]] = [{"attention_flop": flop} for flop in attention.tolist()]
+    errors = standard_errors(np.column_stack([part / seconds for part in parts]))
+    known = dict(zip(truth, errors, strict=True))
+    return series_of(seconds, products + attention, at), truth, known
+
+
 def rates(repeats: int) -> Design:
     amount = np.full(repeats, 1e6)
     return series_of(amount / 1e9, amount), {"rate": 1e9}, {"rate": NOISE / math.sqrt(repeats)}
@@ -123,6 +137,10 @@ def fit_depths(series: Series) -> Fit:
 
 def fit_roof(series: Series) -> Fit:
     return fit.roofline("step", series, range(len(series.samples)))
+
+
+def fit_layer(series: Series) -> Fit:
+    return fit.layer("layer", series, range(len(series.samples)), attention_at="attention_flop")
 
 
 def fit_rate(series: Series) -> Fit:
@@ -154,6 +172,18 @@ def test_latency_and_bandwidth_are_in_their_intervals(sizes: int, repeats: int) 
 
 def test_the_limit_of_a_queue_is_in_its_interval() -> None:
     check_coverage(depths(5), fit_depths, seed=2, widest=1.35)
+
+
+def test_the_rates_of_a_layer_are_in_their_intervals() -> None:
+    check_coverage(forward_passes(5), fit_layer, seed=4, widest=1.4)
+
+
+def test_attention_that_is_all_of_the_work_is_one_sentence() -> None:
+    series, _, _ = forward_passes(1)
+    at: list[dict[str, Setting]] = [{"attention_flop": sample.amount} for sample in series.samples]
+    amounts = np.array([sample.amount for sample in series.samples])
+    with pytest.raises(InputError, match="attention_flop of a sample .* must be a part of it"):
+        fit_layer(series_of(seconds_of(series), amounts, at))
 
 
 def test_a_typical_rate_is_in_its_interval() -> None:

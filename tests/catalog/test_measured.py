@@ -18,6 +18,8 @@ from dualpath_model.catalog.measured import OVERRIDES, TAKEN, with_figures
 from dualpath_model.catalog.nodes import load_node
 from dualpath_model.cluster import Node
 from dualpath_model.errors import InputError
+from dualpath_model.loads import compute_throughput
+from dualpath_model.paths import Resource
 from dualpath_model.profile import COEFFICIENTS
 from dualpath_model.scheduler.attention import AttentionTime, attention_time
 from dualpath_model.scheduler.setup import quota_model, scheduler_nodes, scheduler_settings
@@ -370,6 +372,18 @@ def test_capacities_are_the_figures(
     )
 
 
+def test_attention_in_prefill_takes_its_own_time(tmp_path: Path) -> None:
+    """The GPUs' throughput is one over the seconds of both kinds of FLOPs at their own rates."""
+    exact(tmp_path)
+    scenario = replace(scenario_at(tmp_path), limits=frozenset({Resource.GPU}))
+    means, nodes = scenario.means, len(scenario.cluster.prefill)
+    products = (means.prefill_flops - means.attention_flops) / FIGURE_VALUES["prefill_flop_per_s"]
+    attention = means.attention_flops / FIGURE_VALUES["attention_flop_per_s"]
+    (prefill,) = scenario.loads().prefill
+    found = nodes * compute_throughput(prefill)
+    assert found == pytest.approx(nodes * 8 / (products + attention), rel=1e-12)
+
+
 def test_storage_that_shares_a_measured_nic_goes_at_its_rate(tmp_path: Path) -> None:
     exact(tmp_path, figures=without(*STORAGE))
     scenario = scenario_at(tmp_path)
@@ -430,7 +444,7 @@ def test_the_measured_attention_is_of_the_same_llm_and_tensor(
     found = quota_model(scenario, scenario.cluster.prefill[0])
     from_rates = attention_time(
         scenario.llm,
-        flop_per_s=FIGURE_VALUES["prefill_flop_per_s"],
+        flop_per_s=FIGURE_VALUES["attention_flop_per_s"],
         hbm_bytes_per_s=FIGURE_VALUES["decode_bytes_per_s"],
         kv_dtype=scenario.serving.kv_dtype,
         tensor_parallel=1,
