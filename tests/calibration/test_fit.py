@@ -182,7 +182,7 @@ def test_attention_that_is_all_of_the_work_is_one_sentence() -> None:
     series, _, _ = forward_passes(1)
     at: list[dict[str, Setting]] = [{"attention_flop": sample.amount} for sample in series.samples]
     amounts = np.array([sample.amount for sample in series.samples])
-    with pytest.raises(InputError, match="attention_flop of a sample .* must be a part of it"):
+    with pytest.raises(InputError, match=r"attention_flop of a sample .* must be a part of it"):
         fit_layer(series_of(seconds_of(series), amounts, at))
 
 
