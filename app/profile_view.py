@@ -22,7 +22,7 @@ from dualpath_model.quantities import Dimension, show
 if TYPE_CHECKING:
     from calibration.profile import Change
 
-_HEADS = ("figure", "value", "95 % interval", "what it is", "replaces of a node")
+_HEADS = ("figure", "value", "95 % interval", "what it is", "replaces in a node")
 _NUMBERS = ("value", "95 % interval", "before", "after", "change")
 _COLOURS = {"faster": "green", "slower": "red", "higher": "bold", "lower": "bold"}
 

@@ -19,8 +19,8 @@ cluster:
   prefill: {{node: profile.json, count: 2}}
   decode: {{node: profile.json, count: 2}}
 workload:
-  synthetic: {{row: 32K, sessions: 4, turns: 4, append_tokens: 200, generate_tokens: 20,
-              total_tokens: 3000, context_tokens: 2000}}
+  synthetic: {{row: 32K, sessions: 4, turns: 4, append_tokens: 500, generate_tokens: 20,
+              total_tokens: 2500, context_tokens: 1600}}
 slo: {{ttft: 60 min, tpot: 10 min}}
 efficiencies: {{hbm_usable: 0.9{others}}}
 """
@@ -68,9 +68,10 @@ def test_a_calibration_of_this_machine_plans_and_simulates_without_catalog_numbe
     assert capacity["decode", "snic", "out"] == figures["storage_write_bytes_per_s"].value
     assert capacity["decode", "cnic", "read"] == figures["network_both_ways_bytes_per_s"].value
     assert capacity["prefill", "dram", "read+write"] == figures["dram_bytes_per_s"].value
-    assert capacity["prefill", "gpu", "compute"] == pytest.approx(
-        figures["prefill_flop_per_s"].value, rel=1e-12
-    )
+    if "prefill_flop_per_s" in figures:  # left out, with a warning, where load hides it
+        assert capacity["prefill", "gpu", "compute"] == pytest.approx(
+            figures["prefill_flop_per_s"].value, rel=1e-12
+        )
     uncertain = plan["uncertainty"]["throughput_requests_per_s"]
     assert uncertain["low"] <= uncertain["value"] <= uncertain["high"]
     assert uncertain["value"] == pytest.approx(plan["throughput_requests_per_s"], rel=1e-9)
@@ -78,7 +79,7 @@ def test_a_calibration_of_this_machine_plans_and_simulates_without_catalog_numbe
 
     # Efficiencies are the catalog's say on a resource: where a figure stands, none may matter.
     replaced = [name for name, figure in EFFICIENCY.items() if figure in figures]
-    assert {"snic", "cnic", "dram", "hbm", "prefill_mfu"} <= set(replaced)
+    assert {"snic", "cnic", "dram", "hbm"} <= set(replaced)
     other = tmp_path / "other.yaml"
     other.write_text(SCENARIO.format(others="".join(f", {name}: 0.01" for name in replaced)))
     assert answer("plan", other) == plan
@@ -86,6 +87,7 @@ def test_a_calibration_of_this_machine_plans_and_simulates_without_catalog_numbe
     simulated = answer("simulate", bare, "--agents", "4")
     assert simulated["turns"] > 4
     assert simulated["jct_s"] > 0
-    assert simulated["constants"]["source"] == "measured"
+    known = {"prefill_layer_s", "decode_layer_s"} & set(figures)
+    assert simulated["constants"]["source"] == ("measured" if known else "fitted")
     again = answer("simulate", other, "--agents", "4")
     assert {**again, "wall_s": 0} == {**simulated, "wall_s": 0}
