@@ -103,6 +103,8 @@ def _headline(plan: Plan) -> Table:
 
 def _range_text(plan: Plan) -> str:
     found = plan.bottleneck_free
+    if found.reason is None and plan_view.free_range(plan) is None:
+        return plan_view.range_sentence(plan).removeprefix("P/D = ")
     if found.low is None:
         return f"{found.ratio:.3g}; bottleneck-free range not defined ({found.reason})"
     high = "∞" if found.high is None else f"{found.high:.3g}"
