@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration import storage
+from calibration.block_io import Buffers, Stream, keep_busy
 from calibration.files_on_disk import DataFile, aligned, check_folder
 from dualpath_model.errors import InputError
 
@@ -77,7 +77,7 @@ def compare(
                 f"folder {folder} refuses O_DIRECT, which is compared here; name one on another disk"
             )
         file.fill(rng, step_bytes=block, least_bytes=size, told=lambda _: True)
-        stream = storage.Stream.random(file, block, depth, rng)
+        stream = Stream.random(file, block, depth, rng)
         named = Path(own) / "data"
         _write(named, size, block, rng)
         command = [
@@ -96,7 +96,7 @@ def compare(
             # In turn who is first: what a disk's burst allowance favours.
             for mine in (True, False) if run % 2 == 0 else (False, True):
                 if mine:
-                    ours.append(_ours(stream, seconds, storage.Buffers(rng, huge_pages=huge_pages)))
+                    ours.append(_ours(stream, seconds, Buffers(rng, huge_pages=huge_pages)))
                 else:
                     theirs.append(_fio(command, huge_pages))
     return {
@@ -114,9 +114,9 @@ def compare(
     }
 
 
-def _ours(stream: storage.Stream, seconds: float, buffers: storage.Buffers) -> float:
+def _ours(stream: Stream, seconds: float, buffers: Buffers) -> float:
     """Read with ``buffers`` that are new each time, as fio's are."""
-    return storage.keep_busy([stream], seconds, buffers)[0].bytes_per_s
+    return keep_busy([stream], seconds, buffers)[0].bytes_per_s
 
 
 def _write(path: Path, size: int, block: int, rng: np.random.Generator) -> None:

@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from calibration.flows import Plan
 from calibration.network import session
-from calibration.peer import Plan
 from dualpath_model.errors import InputError
 
 _RAMP_S = 1

@@ -17,23 +17,18 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from calibration import fit
+from calibration.children import Child, PeerError, lines_of
+from calibration.flows import ANSWER_S, Arrived, Plan, run_flow
 from calibration.peer import (
-    ANSWER_S,
     HELLO_S,
     MOST_FLOW_S,
     MOST_STREAMS,
     NAME,
     VERSION,
-    Arrived,
-    Child,
     Lines,
-    PeerError,
-    Plan,
     blocking,
     congestion_control,
-    lines_of,
     number,
-    run_flow,
     serve,
     without_delay,
 )

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from calibration import fit
-from calibration.peer import Child, PeerError, child_task, child_waits, lines_of
+from calibration.children import Child, PeerError, child_task, child_waits, lines_of
 from calibration.rooms import Measured, Tell
 from dualpath_model.errors import InputError
 from dualpath_model.profile import Sample, Series

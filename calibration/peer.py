@@ -1,4 +1,4 @@
-"""The other end of a measurement: child processes, a protocol of JSON lines, and a TCP server.
+"""The other end of a network measurement: a protocol of JSON lines, and a TCP server that speaks it.
 
 The client opens a control connection and says hello; the server answers with a token and then serves
 this client alone, one request at a time: a *flow* (several streams for a while) or *messages* (one
@@ -11,22 +11,19 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import secrets
 import select
-import selectors
 import socket
 import struct
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
+from calibration.children import PeerError, child_task
+from calibration.flows import ANSWER_S, Plan, run_flow
 from dualpath_model.errors import InputError
 
 NAME = "dualpath-network"
@@ -37,18 +34,8 @@ MOST_FLOW_S = 120.0
 MOST_MESSAGE_BYTES = 64 * 2**20
 MOST_LINE_BYTES = 4096
 HELLO_S = 5.0
-ANSWER_S = 10.0
-"""How long one end waits for the next line or byte that the other owes it."""
 IDLE_S = 120.0
 """How long a client may ask for nothing, for example while it starts its storage load."""
-
-BLOCK_BYTES = 128 * 1024
-_BURST = 10
-"""Sends to one stream before the others get their turn, as iperf3's unlimited sender has it."""
-
-
-class PeerError(Exception):
-    """The other end broke the protocol or the connection. The server goes on; the client explains."""
 
 
 class Lines:
@@ -111,168 +98,6 @@ def congestion_control(sock: socket.socket) -> str:
 def without_delay(sock: socket.socket) -> None:
     """Send small messages at once (no Nagle)."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-# Flows.
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A flow: ``streams`` connections each way, from the client (there) and to it (back).
-
-    Bytes count in a window of ``window_s`` that begins ``ramp_s`` after the first byte.
-    """
-
-    streams: int
-    there: bool
-    back: bool
-    ramp_s: float
-    window_s: float
-
-    @property
-    def tail_s(self) -> float:
-        """Data flows on for so long after the window, so that it never sees the other way end."""
-        return 0.02 + 0.05 * (self.ramp_s + self.window_s)
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """What arrived in the window; ``busy``: share of it in which the receiving thread had a core."""
-
-    bytes: int
-    seconds: float
-    busy: float
-
-
-def send_flow(socks: Sequence[socket.socket], within_s: float) -> float:
-    """Send on all ``socks`` until the receiver has closed them; return the thread's share of a core.
-
-    One thread drives all streams of a direction with blocks of 128 KiB, as iperf3 does up to 3.15: the
-    two are to measure the same. Threads of their own for the streams would move more on loopback, where
-    cores are the limit, and no more over a NIC that is slower than one core.
-    """
-    block = secrets.token_bytes(BLOCK_BYTES)  # not zeros: some links compress
-    begun, used = time.perf_counter(), time.thread_time()
-    with selectors.DefaultSelector() as selector:
-        for sock in socks:
-            sock.setblocking(False)
-            selector.register(sock, selectors.EVENT_WRITE, sock)
-        while selector.get_map() and (left := begun + within_s - time.perf_counter()) > 0:
-            for key, _ in selector.select(left):
-                try:
-                    for _ in range(_BURST):
-                        key.data.send(block)
-                except BlockingIOError:
-                    pass
-                except OSError:
-                    selector.unregister(key.data)
-    return (time.thread_time() - used) / (time.perf_counter() - begun)
-
-
-@dataclass
-class _Window:
-    """The time in which bytes count: waits for the first byte, then for the ramp, the end, the tail."""
-
-    plan: Plan
-    due: float = math.inf
-    """When the next stage begins."""
-    start: tuple[float, int, float] | None = None
-    """Time, bytes and the thread's CPU time."""
-    found: Arrived | None = None
-    over: bool = False
-
-    def look(self, now: float, count: int) -> None:
-        """Go to the next stage if it is due; ``count``: bytes so far."""
-        if count and self.due == math.inf:
-            self.due = now + self.plan.ramp_s
-        elif now < self.due:
-            return
-        elif self.start is None:
-            self.start = (now, count, time.thread_time())
-            self.due = now + self.plan.window_s
-        elif self.found is None:
-            seconds = now - self.start[0]
-            busy = (time.thread_time() - self.start[2]) / seconds
-            self.found = Arrived(count - self.start[1], seconds, busy)
-            self.due = now + self.plan.tail_s
-        else:
-            self.over = True
-
-
-def receive_flow(socks: Sequence[socket.socket], plan: Plan) -> Arrived:
-    """Receive on all ``socks`` and return what arrived in the window, after the tail.
-
-    Raises PeerError if the sender stops before the window ends.
-    """
-    buffer = bytearray(BLOCK_BYTES)
-    count = 0
-    window = _Window(plan)
-    alarm = time.perf_counter() + ANSWER_S
-    with selectors.DefaultSelector() as selector:
-        for sock in socks:
-            sock.setblocking(False)
-            selector.register(sock, selectors.EVENT_READ, sock)
-        while not window.over and selector.get_map():
-            now = time.perf_counter()
-            for key, _ in selector.select(max(0.0, min(window.due, alarm) - now)):
-                got = _received(key.data, buffer)
-                count += got or 0
-                if got:
-                    alarm = now + ANSWER_S
-                elif got == 0 and window.found is None:
-                    raise PeerError("it closed a stream in the middle")
-                elif got == 0:
-                    selector.unregister(key.data)
-            window.look(time.perf_counter(), count)
-            if window.found is None and now >= alarm:
-                raise PeerError(f"it sent nothing for {ANSWER_S:g} s")
-    if window.found is None or not window.found.bytes:
-        raise PeerError(f"nothing arrived in the {plan.window_s:g} s that count")
-    return window.found
-
-
-def _received(sock: socket.socket, buffer: bytearray) -> int | None:
-    """Return how many bytes came: 0 at the end of the stream, None where there was nothing yet."""
-    try:
-        return sock.recv_into(buffer)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return 0
-
-
-def run_flow(
-    plan: Plan, sending: Sequence[socket.socket], receiving: Sequence[socket.socket]
-) -> tuple[Arrived | None, float]:
-    """Send and receive at once; return what arrived (None: only sent) and the sender's share of a core.
-
-    Raises PeerError as :func:`receive_flow` does. All sockets are closed in the end.
-    """
-    within = plan.ramp_s + plan.window_s + plan.tail_s + ANSWER_S
-    busy = 0.0
-
-    def send() -> None:
-        nonlocal busy
-        busy = send_flow(sending, within)
-
-    try:
-        if not receiving:
-            send()
-            return None, busy
-        sender = threading.Thread(target=send, daemon=True)
-        if sending:
-            sender.start()
-        arrived = receive_flow(receiving, plan)
-        for sock in receiving:
-            sock.close()  # ends the sender at the other end
-        if sending:
-            sender.join(within)
-        return arrived, busy
-    finally:
-        for sock in (*sending, *receiving):
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # wakes a sender that still runs; close() does not
-            sock.close()
 
 
 # Messages.
@@ -440,126 +265,6 @@ def _accepted(
         listener.settimeout(None)
         for sock in (*found["there"], *found["back"]):
             sock.close()
-
-
-# Child processes: each gets one JSON line on its standard input, answers in JSON lines on its output,
-# and ends when the input does, so also when the parent is killed.
-
-
-class Child:
-    """A module of ours that runs as a process of its own, with :func:`child_task` in it."""
-
-    def __init__(self, module: str, task: Mapping[str, object], **environment: str) -> None:
-        """Start ``python -m module`` and give it its ``task``."""
-        self.module = module
-        ours = str(Path(__file__).parent.parent)  # importable from whatever folder we run in
-        path = os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env={**os.environ, **environment, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the parent, which ends its children
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self._input, self._output = self.process.stdin, self.process.stdout
-        self._errors = self.process.stderr
-        self._said = b""
-        self._listener = threading.Thread(
-            target=self._listen, daemon=True
-        )  # or the pipe may fill up
-        self._listener.start()
-        self._rest = b""
-        with suppress(BrokenPipeError):  # dead already: receive() tells
-            self._input.write(json.dumps(task).encode() + b"\n")
-
-    def _listen(self) -> None:
-        for line in self._errors:
-            self._said = line.strip() or self._said
-
-    def fileno(self) -> int:
-        """Its output, for selectors."""
-        return self._output.fileno()
-
-    def stop(self) -> None:
-        """End it: kindly by the end of its input, or else by force. Nothing of it is left."""
-        with suppress(BrokenPipeError):
-            self._input.close()
-        try:
-            self.process.wait(2.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._listener.join(2.0)
-        self._output.close()
-        self._errors.close()
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return the lines that it has written. Raises PeerError where it has ended."""
-        part = os.read(self.fileno(), 65536)
-        if not part:
-            raise PeerError(f"process {self.module} ended: {self._last_words()}")
-        *whole, self._rest = (self._rest + part).split(b"\n")
-        return [json.loads(line) for line in whole]
-
-    def _last_words(self) -> str:
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(2.0)
-        self._listener.join(2.0)
-        said = self._said.decode("utf-8", "replace")[:200]
-        return said or f"its exit code is {self.process.returncode}"
-
-
-def lines_of(children: Sequence[Child], within_s: float) -> Iterator[dict[str, Any]]:
-    """Give the children's lines as they come, without end.
-
-    Raises PeerError as soon as one of the children ends, and where none writes for ``within_s``.
-    """
-    while True:
-        ready = select.select(children, [], [], within_s)[0]
-        if not ready:
-            raise PeerError(f"process {children[0].module} said nothing for {within_s:g} s")
-        for child in ready:
-            yield from child.read()
-
-
-Say = Callable[..., None]
-"""Writes its keyword arguments to the parent, as one line."""
-
-
-def child_task() -> tuple[dict[str, Any], Say]:
-    """In a child: return its task and how to answer; from now on the process ends when the parent does.
-
-    What libraries print goes to the standard error, so that it cannot get between the answers.
-    """
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(0, 1)  # not sys.stdin, whose lock the waiting thread would hold at the exit
-        if not part:
-            sys.exit("the task did not come")
-        line += part
-    output = os.dup(1)
-    os.dup2(2, 1)
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(0)
-
-    def say(**fields: object) -> None:
-        os.write(output, json.dumps(fields).encode() + b"\n")
-
-    threading.Thread(target=watch, daemon=True).start()
-    return json.loads(line), say
-
-
-def child_waits() -> None:
-    """In a child: stay until the parent, which has read all lines, ends this process."""
-    threading.Event().wait()
 
 
 def main() -> None:

@@ -208,7 +208,7 @@ def _network(wish: Wish, tell: Tell) -> Measured:
 
     load: Callable[[], AbstractContextManager[object]] | None = None
     if PartName.STORAGE in wish.parts:
-        from calibration.storage import ReadLoad
+        from calibration.storage_load import ReadLoad
 
         def load() -> AbstractContextManager[object]:
             return ReadLoad(wish.folder, wish.block_bytes, wish.space_bytes, 8)

@@ -8,26 +8,24 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from calibration import files_on_disk, storage
-from calibration.files_on_disk import ALIGNMENT, DataFile, aligned, check_folder, file_system
+from calibration.files_on_disk import DataFile, aligned, aligned_buffer, check_folder, file_system
 from calibration.rooms import Measured
+from calibration.storage import measure_storage
+from calibration.storage_load import ReadLoad
 from dualpath_model.errors import InputError
 from dualpath_model.profile import FIGURES, PartName
+from tests.calibration.traces import disk_used, held, names
+from tests.conftest import ROOT
 
 MIB = 2**20
-REPOSITORY = Path(__file__).parents[2]
 MEASURE = """
 import sys
 from pathlib import Path
@@ -46,52 +44,7 @@ def quiet(share: float, what: str) -> None:
 
 def measure(folder: Path, **other: Any) -> Measured:
     asked = {"block_bytes": 256 * 1024, "space_bytes": 16 * MIB, "seconds": 0.5, "tell": quiet}
-    return storage.measure_storage(folder, **{**asked, **other})
-
-
-def children(process: int) -> list[int]:
-    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [int(child) for child in found]
-
-
-def gone(process: int) -> bool:
-    """Tell whether it has ended; one whose parent has not asked yet (state Z) has."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state == "Z"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    ends = time.monotonic() + seconds
-    while not condition() and time.monotonic() < ends:
-        time.sleep(0.01)
-    return condition()
-
-
-def names(folder: Path) -> set[str]:
-    """Return what is in it, hidden files too."""
-    return {path.name for path in folder.iterdir()}
-
-
-def held(folder: Path) -> dict[int, int]:
-    """Disk bytes of each file of ``folder`` that this process holds open, with or without a name."""
-    used = {}
-    device = folder.stat().st_dev
-    for descriptor in Path("/proc/self/fd").iterdir():
-        try:
-            target = str(descriptor.readlink())
-            found = os.fstat(int(descriptor.name))
-        except OSError:
-            continue
-        if target.startswith(f"{folder}/") and found.st_dev == device:
-            used[found.st_ino] = found.st_blocks * 512
-    return used
-
-
-def disk_used(folder: Path) -> int:
-    return sum(held(folder).values())
+    return measure_storage(folder, **{**asked, **other})
 
 
 @pytest.fixture(scope="module")
@@ -137,18 +90,6 @@ def test_percentiles_are_in_order_in_every_sample(measured: Measured) -> None:
             assert of.count >= threads
 
 
-@given(st.lists(st.floats(1e-7, 10.0), min_size=1, max_size=300))
-def test_percentiles_are_latencies_that_were_measured(latencies: list[float]) -> None:
-    found = storage.latency(latencies)
-    values = [found.p50, found.p90, found.p99, found.p999, found.most]
-    assert values == sorted(values)
-    assert set(values) <= set(latencies)
-    assert found.most == max(latencies)
-    for value, share in zip(values, (0.5, 0.9, 0.99, 0.999), strict=False):
-        assert sum(each <= value for each in latencies) >= share * len(latencies) * (1 - 1e-9)
-        assert sum(each < value for each in latencies) < share * len(latencies) * (1 + 1e-9)
-
-
 def test_block_size_is_rounded_up_and_settings_say_what_was_done(measured: Measured) -> None:
     settings = measured.settings
     assert settings["block_bytes"] == aligned(250_000) == 253_952
@@ -157,96 +98,6 @@ def test_block_size_is_rounded_up_and_settings_say_what_was_done(measured: Measu
     sizes = {sample.at["block_bytes"] for sample in measured.series[0].samples}
     assert sizes == {16_384, 65_536, 253_952}
     assert {sample.at["depth"] for sample in measured.series[1].samples} == {1, 2, 4, 8, 16, 32}
-
-
-def test_a_read_finds_what_was_written_where_it_was_written(tmp_path: Path) -> None:
-    with DataFile(tmp_path, MIB) as file:
-        data = files_on_disk.aligned_buffer(64 * 1024)
-        files_on_disk.randomize(data, np.random.default_rng(5))
-        file.write(data, 128 * 1024)
-        back = files_on_disk.aligned_buffer(64 * 1024)
-        file.read(back, 128 * 1024)
-        assert back == data
-
-
-def test_test_data_repeats_no_block_and_cannot_be_compressed(tmp_path: Path) -> None:
-    import zlib
-
-    rng = np.random.default_rng(1)
-    with DataFile(tmp_path, 4 * MIB) as file:
-        file.fill(rng, step_bytes=MIB, least_bytes=0, told=lambda _: True)
-        stream = storage.Stream.random(file, MIB, 2, rng, writes=True)
-        before = whole(file)
-        storage.keep_busy([stream], 0.05, storage.Buffers(rng))
-        after = whole(file)
-    for data in (before, after):
-        blocks = [data[at : at + ALIGNMENT] for at in range(0, len(data), ALIGNMENT)]
-        assert len(set(blocks)) == len(blocks)
-        assert len(zlib.compress(blocks[0] + blocks[-1])) > 2 * ALIGNMENT
-    changed = sum(before[at] != after[at] for at in range(0, len(before), ALIGNMENT))
-    assert changed > 0, "writes have new data"
-
-
-def whole(file: DataFile) -> bytes:
-    buffer = files_on_disk.aligned_buffer(file.size_bytes)
-    file.read(buffer, 0)
-    return bytes(buffer)
-
-
-@given(st.integers(1, 300), st.integers(0, 3), st.booleans())
-def test_no_block_comes_again_before_all_have_come(blocks: int, seed: int, shuffled: bool) -> None:
-    order = storage.Order(blocks, np.random.default_rng(seed) if shuffled else None)
-    for _ in range(2):
-        taken = [order.take() for _ in range(blocks)]
-        assert sorted(taken) == list(range(blocks))
-        assert shuffled or taken == sorted(taken)
-
-
-def test_threads_share_an_order_without_taking_a_block_twice() -> None:
-    order = storage.Order(4000, np.random.default_rng(0))
-    taken: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: taken.extend([order.take() for _ in range(500)]))
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(taken) == list(range(4000))
-
-
-def test_no_two_writes_have_the_same_page(tmp_path: Path) -> None:
-    seen: list[bytes] = []
-
-    class Watched(DataFile):
-        def write(self, data: memoryview, offset: int) -> None:
-            seen.extend(bytes(data[at : at + ALIGNMENT]) for at in range(0, len(data), ALIGNMENT))
-
-    rng = np.random.default_rng(2)
-    with Watched(tmp_path, MIB) as file:
-        stream = storage.Stream.random(file, 64 * 1024, 3, rng, writes=True)
-        storage.keep_busy([stream], 0.02, storage.Buffers(rng))
-    assert len(seen) >= 3 * 16
-    assert len(set(seen)) == len(seen)
-
-
-def test_bytes_counted_are_bytes_moved(tmp_path: Path) -> None:
-    counted: Counter[int] = Counter()
-
-    def count(thread: int, moved_bytes: int) -> None:
-        counted[thread] += moved_bytes
-
-    rng = np.random.default_rng(3)
-    with DataFile(tmp_path, 2 * MIB) as file:
-        file.fill(rng, step_bytes=MIB, least_bytes=0, told=lambda _: True)
-        stream = storage.Stream.random(file, 64 * 1024, 4, rng)
-        (busy,) = storage.keep_busy([stream], 0.1, storage.Buffers(rng), count=count)
-    assert busy.moved_bytes == sum(counted.values()) == len(busy.latencies_s) * 64 * 1024
-    assert len(counted) == 4
-    # Four threads cannot have been busy for longer than four times the time that went by.
-    assert sum(busy.latencies_s) <= 4 * busy.seconds
-    assert busy.seconds >= 0.1
 
 
 def test_the_time_asked_for_is_kept_and_progress_rises(tmp_path: Path) -> None:
@@ -325,7 +176,7 @@ def test_a_folder_that_may_not_be_written_to_is_a_sentence(
     with pytest.raises(InputError, match="cannot be written to"):
         check_folder(Path("/proc/self"), 0)  # not even by root
     with pytest.raises(InputError, match="cannot be written to"):
-        storage.ReadLoad(Path("/proc/self"), MIB, 8 * MIB, 1)
+        ReadLoad(Path("/proc/self"), MIB, 8 * MIB, 1)
     real = os.open
 
     def refused(path: Any, flags: int, *rest: Any, **more: Any) -> int:
@@ -351,23 +202,6 @@ def test_a_disk_that_fills_up_meanwhile_is_one_sentence_and_leaves_nothing(
     assert not names(tmp_path)
 
 
-def test_a_disk_that_fails_in_a_thread_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with DataFile(tmp_path, MIB) as file:
-        stream = storage.Stream.random(file, 64 * 1024, 8, np.random.default_rng(0))
-
-        def broken(*_: object) -> int:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-        monkeypatch.setattr(os, "preadv", broken)
-        with pytest.raises(InputError, match=r"failed \(Input/output error\); check that disk"):
-            storage.keep_busy([stream], 5.0, storage.Buffers(np.random.default_rng(0)))
-    assert threading.active_count() == 1 or all(
-        thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()
-    )
-
-
 # A file system of one's own, in a mount name space that goes with the process.
 
 MOUNT = 'mount -t {kind} {option} none "$1" && shift && exec "$@"'
@@ -385,7 +219,7 @@ def mounted(
         [*unshare(), "sh", "-c", script, "sh", str(folder), *python],
         capture_output=True,
         text=True,
-        cwd=REPOSITORY,
+        cwd=ROOT,
         timeout=60,
         check=False,
     )
@@ -479,7 +313,7 @@ def test_refused_o_direct_falls_back_to_an_emptied_page_cache(
     assert not names(tmp_path)
     monkeypatch.setattr(os, "posix_fadvise", advise)
     with DataFile(tmp_path, MIB) as file:
-        file.read(files_on_disk.aligned_buffer(4096), 8192)
+        file.read(aligned_buffer(4096), 8192)
     assert dropped == [(8192, 4096, os.POSIX_FADV_DONTNEED)]
 
 
@@ -544,7 +378,7 @@ def test_a_measurement_that_is_ended_leaves_nothing(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=REPOSITORY,
+        cwd=ROOT,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -568,75 +402,6 @@ def test_ctrl_c_that_tell_raises_ends_the_measurement(tmp_path: Path) -> None:
         measure(tmp_path, tell=tell)
     assert disk_used(tmp_path) == 0
     assert not names(tmp_path)
-
-
-# The load beside other measurements.
-
-
-def test_a_load_reads_until_its_end_and_leaves_nothing(tmp_path: Path) -> None:
-    with storage.ReadLoad(tmp_path, 64 * 1024, 4 * MIB, 4) as load:
-        process = load.process_id
-        before = load.bytes_read
-        assert before > 0
-        assert wait_until(lambda: load.bytes_read > before + 8 * 64 * 1024)
-        assert load.bytes_read % (64 * 1024) == 0
-        assert children(os.getpid()).count(process) == 1
-        assert disk_used(tmp_path) == 4 * MIB
-    assert gone(process)
-    assert disk_used(tmp_path) == 0
-    assert not names(tmp_path)
-
-
-def test_a_load_whose_process_is_killed_is_one_sentence(tmp_path: Path) -> None:
-    load = storage.ReadLoad(tmp_path, 64 * 1024, 4 * MIB, 2)
-    with pytest.raises(InputError, match=r"ended early .*-9.*; measure again"), load:
-        os.kill(load.process_id, signal.SIGKILL)
-        assert wait_until(lambda: gone(load.process_id))
-    assert disk_used(tmp_path) == 0
-    assert not names(tmp_path)
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_a_load_ends_with_the_process_that_started_it(tmp_path: Path, end: signal.Signals) -> None:
-    program = """
-import os, sys, time
-from pathlib import Path
-from calibration.storage import ReadLoad
-with ReadLoad(Path(sys.argv[1]), 2**16, 2**22, 2) as load:
-    print(load.process_id, flush=True)
-    if os.fork() == 0:  # a sibling that keeps the pipe's other end open
-        time.sleep(8)
-        os._exit(0)
-    print("forked", flush=True)
-    time.sleep(60)
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=REPOSITORY,
-    ) as process:
-        assert process.stdout is not None
-        load = int(process.stdout.readline())
-        assert process.stdout.readline() == "forked\n"
-        assert not gone(load)
-        siblings = [child for child in children(process.pid) if child != load]
-        process.send_signal(end)
-        process.wait(timeout=20)
-        assert wait_until(lambda: gone(load), 5.0)
-        for sibling in siblings:
-            os.kill(sibling, signal.SIGKILL)
-    assert not names(tmp_path)
-
-
-def test_a_load_that_cannot_be_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="depth 0 of the storage load"):
-        storage.ReadLoad(tmp_path, MIB, 8 * MIB, 0)
-    with pytest.raises(InputError, match="holds 1 blocks"):
-        storage.ReadLoad(tmp_path, MIB, MIB, 1)
-    with pytest.raises(InputError, match="has not been started"):
-        _ = storage.ReadLoad(tmp_path, MIB, 8 * MIB, 1).process_id
 
 
 # Against fio.
