@@ -57,7 +57,7 @@ class Clock:
         begun = time.perf_counter()
         warm = self.seconds(variants[0])
         warm = min(warm, self.seconds(variants[-1])) if warm < budget_s / (least + 1) else warm
-        together = _Repeated(variants, self.repeats(warm))
+        together = Repeated(variants, self.repeats(warm))
         found: list[float] = []
         while len(found) < most and (len(found) < least or time.perf_counter() - begun < budget_s):
             found.append(self.seconds(together) / together.inside)
@@ -69,13 +69,15 @@ class Clock:
         return max(1, min(1000, round(long_enough_s / call_s)))
 
 
-class _Repeated:
+class Repeated:
     """Calls variants in turn, ``inside`` of them at a time, and goes on where it stopped."""
 
-    def __init__(self, variants: Sequence[Work], inside: int) -> None:
+    def __init__(self, variants: Sequence[Work], inside: int = 1) -> None:
+        """Take the variants; the first call begins with the first."""
         self.variants, self.inside, self.turn = variants, inside, 0
 
     def __call__(self) -> None:
+        """Call the next ``inside`` of the variants."""
         for _ in range(self.inside):
             self.variants[self.turn % len(self.variants)]()
             self.turn += 1
@@ -111,12 +113,12 @@ def in_rounds(
     def spent() -> float:
         return time.perf_counter() - begun
 
-    ready: list[tuple[Point, _Repeated]] = []
+    ready: list[tuple[Point, Repeated]] = []
     for point in points:
         tell(min(0.99, spent() / seconds), "warming up")
         call_s = _warm(clock, point, left_out)
         if call_s is not None:
-            ready.append((point, _Repeated(point.works, clock.repeats(call_s))))
+            ready.append((point, Repeated(point.works, clock.repeats(call_s))))
     found: list[Sample] = []
     for number in range(most if ready else 0):
         round_begun = spent()
