@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WAYS = ("one", "layers", "gather")
 DIRECTIONS = ("load", "save")
 
+_DOUBTFUL_SHARE = 1.5
 _BLOCK_POOL_BYTES = 2**27
 _MOST_BLOCKS = 32
 
@@ -168,4 +169,10 @@ def measure_blocks(
             rates[name] = found.parameters["bytes_per_s"]
     for way, figure in (("layers", "layer_block_share"), ("gather", "gather_share")):
         name = f"block_load_{way}"
-        room.figures[figure] = fit.share(rates[name], rates["block_load_one"], source=name)
+        found_share = fit.share(rates[name], rates["block_load_one"], source=name)
+        room.figures[figure] = found_share
+        if found_share.value > _DOUBTFUL_SHARE:
+            room.warnings.append(
+                f"{figure} is {found_share.value:.1f} times a whole block's rate, which waiting threads "
+                f"of the whole copy can do and copies cannot; measure again on an idle machine"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calibration.clock import Work
+from calibration.memory import free_memory_bytes
 from dualpath_model.errors import DualPathError
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ def free_bytes(device: torch.device) -> float:
 
         torch.cuda.empty_cache()
         return float(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return float(psutil.virtual_memory().available)
+    return float(free_memory_bytes())
 
 
 def most_bytes(device: torch.device) -> float:

@@ -46,6 +46,8 @@ NO_SPREAD = 10.0
 Chunks = tuple[tuple[int, int], ...]
 
 _NONE: Bools = np.array([False, False])
+_FAR_APART = 1.5
+"""Samples of one rate that range over more than this factor are perhaps of two."""
 _OUTLIER_SPREADS = 5.0
 _OUTLIER_LEAST = 0.05
 """A sample within 5 % of the law is no outlier, however well the others agree."""
@@ -76,7 +78,7 @@ def typical(name: str, series: Series, indices: Sequence[int], *, parameter: str
     asked = _Asked(np.append(middle, again))
     residual = np.log(values / middle) * (1.0 if timed else -1.0)
     what = "seconds" if timed else "amount / seconds"
-    return _fit(
+    found = _fit(
         name,
         f"{parameter} = median of {what}",
         series,
@@ -85,6 +87,12 @@ def typical(name: str, series: Series, indices: Sequence[int], *, parameter: str
         residual,
         free=1,
     )
+    low, high = np.quantile(values, (0.05, 0.95))
+    if high <= _FAR_APART * low:
+        return found
+    note = f"of samples that range over a factor {high / low:.1f}: the interval is their median's"
+    told = found.parameters[parameter].model_copy(update={"note": note})
+    return found.model_copy(update={"parameters": {parameter: told}})
 
 
 def latency_bandwidth(
@@ -292,8 +300,8 @@ def attention(
         llm=llm_name,
         tensor=tensor,
         coefficients=coefficients,
-        relative_error_p50=best.relative_error_p50,
-        relative_error_max=best.relative_error_max,
+        relative_error_p50=float(np.median(np.abs(np.expm1(residual)))),
+        relative_error_max=float(np.max(np.abs(np.expm1(residual)))),
         undetermined=list(best.undetermined),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from calibration.clock import Clock
 from calibration.device import most_bytes
 from calibration.layer_model import Layer, build, common_kind
 from calibration.layer_weights import drawing
+from calibration.memory import last_level_cache_bytes
 from dualpath_model.errors import InputError
 from dualpath_model.llm import Llm
 from dualpath_model.quantities import Dimension, show
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 NARROW = 8
+_USUAL_CACHE_BYTES = 32e6
 _NARROW_BATCH = (1, 4, 16)
 """A layer with an eighth of the feed-forward width is measured in decode too: the same operations on
 fewer bytes. Without it all samples read about the same weights, whose time looks like a fixed one."""
@@ -163,10 +164,7 @@ def _last_level_cache_bytes(device: torch.device) -> float:
         import torch
 
         return float(torch.cuda.get_device_properties(device).L2_cache_size)
-    try:
-        return float(os.sysconf("SC_LEVEL3_CACHE_SIZE")) or 32e6
-    except (ValueError, OSError):  # not a Linux with glibc
-        return 32e6
+    return float(last_level_cache_bytes() or _USUAL_CACHE_BYTES)
 
 
 def _place(device: torch.device) -> str:

@@ -26,6 +26,9 @@ _LONGEST = {
 }
 """Shares of the time, of all parts; those that are asked for divide the time among them."""
 
+_LOAD_BYTES = 2**27
+_BUSY_SHARE = 0.15
+
 LEAST_SECONDS = 2.0
 """Of one part; less measures nothing."""
 
@@ -83,8 +86,10 @@ def check(wish: Wish) -> None:
     if PartName.GPU in wish.parts:
         _check_torch(wish)
     if PartName.STORAGE in wish.parts:
+        from calibration.block_io import checked_block, checked_blocks
         from calibration.files_on_disk import check_folder
 
+        checked_blocks(wish.space_bytes, checked_block(wish.block_bytes))
         check_folder(wish.folder, wish.space_bytes)
     if PartName.NETWORK in wish.parts and wish.peer is not None:
         from calibration.network import session
@@ -116,15 +121,30 @@ def calibrate(wish: Wish, tell: Tell) -> Profile:
     KeyboardInterrupt goes through; no file and no process is left behind then.
     """
     check(wish)
+    busy = _busy_share()
     parts: dict[PartName, Part] = {}
     done = 0.0
     for part in wish.parts:
         share = wish.seconds_of(part) / wish.seconds
         told = _within(tell, done, share, f"{part}: ")
         told(0.0, "getting ready")
-        parts[part] = measured_part(_ROOMS[part](wish, told))
+        found = _ROOMS[part](wish, told)
+        if busy > _BUSY_SHARE:
+            found.warnings.insert(
+                0,
+                f"other programs had {busy:.0%} of the processor when this began: rates are lower than "
+                f"the machine's own, and intervals do not hold that; measure again when it is idle",
+            )
+        parts[part] = measured_part(found)
         done += share
     return Profile(name=wish.name or default_name(parts), parts=parts)
+
+
+def _busy_share() -> float:
+    """Return the share of the processor that programs use before anything is measured."""
+    import psutil
+
+    return float(psutil.cpu_percent(interval=0.5)) / 100.0
 
 
 def _within(tell: Tell, done: float, share: float, title: str = "") -> Tell:
@@ -211,7 +231,9 @@ def _network(wish: Wish, tell: Tell) -> Measured:
         from calibration.storage_load import ReadLoad
 
         def load() -> AbstractContextManager[object]:
-            return ReadLoad(wish.folder, wish.block_bytes, wish.space_bytes, 8)
+            # small, since it is written anew in each round; several blocks for each of its readers
+            space = min(wish.space_bytes, max(_LOAD_BYTES, 32 * wish.block_bytes))
+            return ReadLoad(wish.folder, wish.block_bytes, space, 8)
 
     rooms: list[tuple[float, Callable[[float, Tell], Measured]]] = [
         (

@@ -55,11 +55,13 @@ class _Point:
     series: str
     at: Mapping[str, Setting]
     streams: Sequence[Stream]
+    huge_pages: bool = True
 
 
 _MEANINGS = {
     "storage_blocks": "random reads of one block at a time, over block sizes",
     "storage_depths": "random reads of full blocks, over how many are read at a time",
+    "storage_small_pages": "the deepest queue again, into buffers without huge pages",
     "storage_sequential": "reads of full blocks in rising order",
     "storage_writes": "random writes of full blocks",
     "storage_mixed": "random reads and writes of full blocks at once, one sample for each",
@@ -175,6 +177,7 @@ def _points(
     at = {"block_bytes": block, "depth": deep}
     return [
         *points,
+        _Point("storage_small_pages", at, [reads(block, deep)], huge_pages=False),
         _Point("storage_sequential", at, [rising]),
         _Point("storage_writes", {**at, "depth": writing}, [writes()]),
         _Point("storage_mixed", at, [reads(block, deep), writes()]),
@@ -201,14 +204,14 @@ def _rounds(
             break
         # Where their pages lie in memory decides how many pieces a read is cut into: that is luck, and
         # has to show as spread.
-        buffers = Buffers(rng)
+        buffers = {huge: Buffers(rng, huge_pages=huge) for huge in (True, False)}
         for number, point in enumerate(points):
             done = (time.perf_counter() - begun) / seconds
             at = ", ".join(f"{key} {value}" for key, value in point.at.items())
             tell(min(0.99, done), f"{point.series}, {at}, round {turn + 1} of {rounds}")
             to_come = (rounds - turn) * len(points) - number
             length = max(0.02, (ends - time.perf_counter()) / to_come)
-            found = keep_busy(point.streams, length, buffers)
+            found = keep_busy(point.streams, length, buffers[point.huge_pages])
             for stream, busy in zip(point.streams, found, strict=True):
                 samples[point.series].append(_sample(point, stream, busy))
     tell(1.0, "storage is measured")
@@ -256,6 +259,7 @@ def _fitted(samples: Mapping[str, list[Sample]]) -> Measured:
     written = typical("storage_write", series["storage_writes"])
     rising = typical("storage_sequential_read", series["storage_sequential"])
     mixed = typical("storage_read_while_writing", series["storage_mixed"], operation="read")
+    scattered = typical("storage_small_pages", series["storage_small_pages"])
     sizes = series["storage_blocks"]
     by_size = fit.latency_bandwidth("storage_block_size", sizes, range(len(sizes.samples)))
     by_depth = fit.saturating("storage_depth", depths, range(len(depths.samples)), over="depth")
@@ -269,7 +273,16 @@ def _fitted(samples: Mapping[str, list[Sample]]) -> Measured:
             mixed.parameters["bytes_per_s"], read.parameters["bytes_per_s"], source=mixed.name
         ),
     }
+    small_pages = fit.share(
+        scattered.parameters["bytes_per_s"], read.parameters["bytes_per_s"], source=scattered.name
+    )
+    figures["storage_small_pages_share"] = small_pages
     warnings = _doubts(depths, deepest)
+    if small_pages.high < 1:
+        warnings.append(
+            f"into buffers of small pages reads reach {small_pages.value:.0%} of this rate, because the "
+            f"disk cuts a block into more requests; a loader without huge pages gets that"
+        )
     write_rate, read_rate = (figures[f"storage_{k}_bytes_per_s"].value for k in ("write", "read"))
     if write_rate > _TOO_FAST * read_rate:
         warnings.append(
@@ -282,7 +295,7 @@ def _fitted(samples: Mapping[str, list[Sample]]) -> Measured:
             "storage_read_latency_s is left out: the time of a read does not tell it from 0; give "
             "storage more seconds"
         )
-    fits = [by_size, by_depth, read, written, rising, mixed]
+    fits = [by_size, by_depth, read, scattered, written, rising, mixed]
     return Measured(list(series.values()), fits, figures, warnings=warnings)
 
 

@@ -50,12 +50,16 @@ class MeasuredAttention(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What of a node comes from a profile. ``llm``: the one whose kernels the GPU figures are of."""
+    """What of a node comes from a profile. ``llm``: the one whose kernels the GPU figures are of.
+
+    ``remarks``: what a reader of a plan has to know of these figures, each a sentence.
+    """
 
     profile: str
     llm: str
     figures: tuple[MeasuredFigure, ...]
     attention: tuple[MeasuredAttention, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def value(self, figure: str) -> float | None:
         """Return a figure's value, None where the node does not take it."""

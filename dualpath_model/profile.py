@@ -104,6 +104,9 @@ FIGURES: dict[str, FigureMeaning] = {
     "storage_sequential_bytes_per_s": FigureMeaning(_S, "B/s", "sequential reads, deep queue"),
     "storage_read_latency_s": FigureMeaning(_S, "s", "of one read, whatever its size"),
     "storage_read_p99_s": FigureMeaning(_S, "s", "99th percentile of one full block, deep queue"),
+    "storage_small_pages_share": FigureMeaning(
+        _S, "", "of the read rate that is left where buffers have no huge pages"
+    ),
     "storage_read_while_writing_share": FigureMeaning(
         _S, "", "of the read rate that is left while writes run"
     ),

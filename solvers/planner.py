@@ -394,11 +394,14 @@ def _notes(scenario: Scenario) -> tuple[str, ...]:
         for pool in (Pool.PREFILL, Pool.DECODE)
         for node in scenario.cluster.nodes(pool)
     ):
-        if measured is not None and measured.llm not in ("", scenario.llm.name):
+        if measured is None:
+            continue
+        if measured.llm not in ("", scenario.llm.name):
             notes.append(
                 f"profile {measured.profile} has GPU figures of {measured.llm}, not of "
                 f"{scenario.llm.name}: measure with --llm to be sure of them"
             )
+        notes += [f"profile {measured.profile} {remark}" for remark in measured.remarks]
     share = scenario.serving.dram_cache_hit_share
     if share:
         notes.append(f"{share:.0%} of the hit bytes come from the prefill nodes' DRAM")

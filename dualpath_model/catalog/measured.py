@@ -7,7 +7,7 @@ node as measured and the nodes that uncertainty draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 
 from dualpath_model.cluster import Measured, MeasuredAttention, MeasuredFigure, Node
@@ -53,23 +53,66 @@ multiples of the other products'."""
 
 def measured_of(profile: Profile, without: Collection[str]) -> Measured:
     """Return what a node takes from ``profile``, but not the figures that ``without`` names."""
-    figures = {name: found for name, found in profile.figures.items() if name not in without}
+    found = {name: figure for name, figure in profile.figures.items() if name not in without}
     gpu = None if set(OVERRIDES["gpu"]) <= set(without) else profile.parts.get(PartName.GPU)
+    figures = tuple(
+        MeasuredFigure(name, found[name].value, found[name].low, found[name].high)
+        for name in TAKEN
+        if name in found and _BETTER.get(name) not in found and _NEEDS.get(name, name) in found
+    )
     return Measured(
         profile=profile.name,
         llm=str(gpu.settings.get("llm", "")) if gpu is not None else "",
-        figures=tuple(
-            MeasuredFigure(name, figures[name].value, figures[name].low, figures[name].high)
-            for name in TAKEN
-            if name in figures
-            and _BETTER.get(name) not in figures
-            and _NEEDS.get(name, name) in figures
-        ),
+        figures=figures,
         attention=tuple(
             MeasuredAttention(fit.llm, fit.tensor, tuple(fit.coefficients.items()))
             for fit in (gpu.attention if gpu is not None else [])
         ),
+        remarks=tuple(_remarks(profile, figures, without)),
     )
+
+
+_EFFICIENCIES = {
+    "prefill_mfu": (PartName.GPU, ("prefill_flop_per_s",)),
+    "decode_mfu": (PartName.GPU, ("decode_flop_per_s",)),
+    "hbm": (PartName.GPU, ("decode_bytes_per_s", "hbm_copy_bytes_per_s")),
+    "dram": (PartName.MEMORY, ("dram_bytes_per_s",)),
+    "snic": (PartName.STORAGE, ("storage_read_bytes_per_s",)),
+    "cnic": (PartName.NETWORK, ("network_both_ways_bytes_per_s", "network_bytes_per_s")),
+}
+"""Which figures, any of them, make an efficiency of no account; and the part that should have them."""
+
+
+def _remarks(
+    profile: Profile, figures: tuple[MeasuredFigure, ...], without: Collection[str]
+) -> Iterator[str]:
+    taken = {figure.name for figure in figures}
+    left = [
+        name
+        for name, (part, instead) in _EFFICIENCIES.items()
+        if part in profile.parts and not taken & set(instead) and not set(instead) <= set(without)
+    ]
+    if left:
+        yield (
+            f"has no figure for {', '.join(left)}: the scenario's efficiencies stand there, which are "
+            f"in no interval"
+        )
+    single = [figure.name for figure in figures if figure.low == figure.high]
+    if single:
+        yield f"does not know how sure {', '.join(single)} are: they count as exact"
+    network = profile.parts.get(PartName.NETWORK)
+    if (
+        network is not None
+        and network.settings.get("peer") == "loopback"
+        and taken & set(_EFFICIENCIES["cnic"][1])
+    ):
+        yield (
+            "measured its network over loopback: the compute NICs' rate is of this machine's memory "
+            "and kernel"
+        )
+    storage = profile.parts.get(PartName.STORAGE)
+    if storage is not None and storage.settings.get("file_system") in ("tmpfs", "ramfs"):
+        yield "measured its storage in memory (tmpfs): no disk and no NIC was in it"
 
 
 def with_figures(node: Node, values: Mapping[str, float]) -> Node:

@@ -181,7 +181,7 @@ class NodeSpec(Spec):
             without |= set(measured.OVERRIDES["snic"])
             taken = measured.measured_of(profile, without)
         found = _missing(merged, taken, profile)
-        if "dram" in given:  # null: its size is no limit
+        if "dram" in given or self.base is not None:  # null: its size is no limit
             found.pop("dram", None)
         filled = merged.model_copy(update={"profile": None, **found})
         for field in _REQUIRED:
@@ -221,8 +221,11 @@ def _missing(spec: NodeSpec, taken: Measured, profile: Profile) -> dict[str, Any
     snic = taken.value("storage_read_bytes_per_s")
     if snic is not None:
         found |= {"snic": snic, "snics": 1}
-    sizes = [part.machine.memory_bytes for part in profile.parts.values()]
-    found["dram"] = min((size for size in sizes if size is not None), default=None)
+    for part_name in (PartName.MEMORY, PartName.GPU):  # the node's own, not a storage client's
+        part = profile.parts.get(part_name)
+        if part is not None and part.machine.memory_bytes is not None:
+            found["dram"] = part.machine.memory_bytes
+            break
     return {field: value for field, value in found.items() if getattr(spec, field) is None}
 
 

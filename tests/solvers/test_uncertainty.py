@@ -160,15 +160,15 @@ def test_one_rate_that_decides_gives_its_own_interval(tmp_path: Path) -> None:
     assert abs(np.mean(ends) - end) < 4 * error / math.sqrt(len(ends))
 
 
-def test_an_interval_that_is_not_centred_moves_the_plan(tmp_path: Path) -> None:
-    """A rate that was measured at the lower end of its interval is more likely higher."""
+def test_an_interval_that_is_not_centred_keeps_the_value_as_median(tmp_path: Path) -> None:
+    """A rate at the lower end of its interval is never lower, and half of its draws are the value."""
     path = write_profile(tmp_path / "p.json", spread=0.0)
     data = json.loads(path.read_text())
     rate = data["parts"]["storage"]["figures"][READS]
     rate["high"] = 2.0 * rate["value"]
     path.write_text(json.dumps(data))
     rates = found_for(scenario_at(tmp_path, limits=["snic"]), 400).throughput_requests_per_s
-    assert rates.low == pytest.approx(rates.value, rel=0.1)
+    assert rates.low == pytest.approx(rates.value, rel=1e-9)
     assert rates.high == pytest.approx(2.0 * rates.value, rel=0.2)
 
 
@@ -284,8 +284,8 @@ def test_draws_that_cannot_serve_are_counted(tmp_path: Path) -> None:
     assert plan(scenario).throughput_requests_per_s > 0
 
 
-def test_where_no_draw_can_serve_the_value_is_all_there_is(tmp_path: Path) -> None:
-    """Measured at the upper end of its interval, and just enough: every draw of this seed is less."""
+def test_a_rate_that_is_just_enough_cannot_serve_in_half_of_the_draws(tmp_path: Path) -> None:
+    """Measured at the upper end of its interval: the value is the median, the other half is less."""
     enough = threshold(tmp_path) * (1 + 1e-6) * FIGURE_VALUES["decode_bytes_per_s"]
     figures = {**FIGURE_VALUES, "decode_bytes_per_s": enough}
     path = write_profile(tmp_path / "p.json", figures=figures, spread=0.0)
@@ -293,8 +293,8 @@ def test_where_no_draw_can_serve_the_value_is_all_there_is(tmp_path: Path) -> No
     data["parts"]["gpu"]["figures"]["decode_bytes_per_s"]["low"] = 0.1 * enough
     path.write_text(json.dumps(data))
     scenario = scenario_at(tmp_path, slo=TIGHT)
-    found = found_for(scenario, 20)
-    assert found.infeasible == found.samples
+    found = found_for(scenario, 400)
+    assert abs(found.infeasible - 200) < 4 * 10  # four standard deviations of the binomial
     assert width(found.speedup_over_basic) == width(found.split) == 0.0
     assert found.throughput_requests_per_s.low == 0.0
     assert found.throughput_requests_per_s.value > 0
