@@ -111,7 +111,8 @@ def _remarks(
             "and kernel"
         )
     storage = profile.parts.get(PartName.STORAGE)
-    if storage is not None and storage.settings.get("file_system") in ("tmpfs", "ramfs"):
+    in_memory = storage is not None and storage.settings.get("file_system") in ("tmpfs", "ramfs")
+    if in_memory and taken & set(_EFFICIENCIES["snic"][1]):
         yield "measured its storage in memory (tmpfs): no disk and no NIC was in it"
 
 

@@ -174,6 +174,14 @@ def test_the_limit_of_a_queue_is_in_its_interval() -> None:
     check_coverage(depths(5), fit_depths, seed=2, widest=1.35)
 
 
+def test_samples_of_two_rates_say_so() -> None:
+    amount = np.full(20, 1e6)
+    seconds = np.where(np.arange(20) % 3 == 0, 4e-3, 1e-3)
+    told = fit_rate(series_of(seconds, amount)).parameters["rate"]
+    assert told.note == "of samples that range over a factor 4.0: the interval is their median's"
+    assert fit_rate(noisy(rates(20)[0], [0])).parameters["rate"].note == ""
+
+
 def test_the_rates_of_a_layer_are_in_their_intervals() -> None:
     check_coverage(forward_passes(5), fit_layer, seed=4, widest=1.4)
 

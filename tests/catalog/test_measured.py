@@ -372,6 +372,41 @@ def test_capacities_are_the_figures(
     )
 
 
+def test_a_plan_names_what_the_profile_left_to_the_catalog(tmp_path: Path) -> None:
+    write_profile(tmp_path / "p.json", figures=without("prefill_flop_per_s", "decode_flop_per_s"))
+    (note,) = plan(scenario_at(tmp_path)).notes
+    assert note.startswith("profile made has no figure for prefill_mfu, decode_mfu: the scenario's")
+    only_storage = {name: FIGURE_VALUES[name] for name in STORAGE}
+    write_profile(tmp_path / "p.json", figures=only_storage)
+    assert plan(scenario_at(tmp_path, {**PAPER, "snics": 1})).notes == ()
+
+
+def test_a_plan_says_what_is_odd_about_measured_figures(tmp_path: Path) -> None:
+    data = profile_data(spreads={"dram_bytes_per_s": 0.0})
+    data["parts"]["network"]["settings"]["peer"] = "loopback"
+    data["parts"]["storage"]["settings"]["file_system"] = "tmpfs"
+    (tmp_path / "p.json").write_text(json.dumps(data))
+    exactly, loopback, memory = plan(scenario_at(tmp_path)).notes
+    assert "does not know how sure dram_bytes_per_s are: they count as exact" in exactly
+    assert "measured its network over loopback" in loopback
+    assert "measured its storage in memory (tmpfs)" in memory
+    # what a field given beside the profile stands for is no longer the profile's business
+    rest = {"snic": "50 GB/s", "cnic": "50 GB/s", "dram_bandwidth": "500 GB/s"}
+    assert plan(scenario_at(tmp_path, {**PAPER, **rest})).notes == ()
+
+
+def test_a_base_keeps_its_own_dram(tmp_path: Path) -> None:
+    """The profile may be of a small storage client; the base's buffer must still fit."""
+    exact(tmp_path)
+    data = json.loads((tmp_path / "p.json").read_text())
+    for part in data["parts"].values():
+        part["machine"]["memory_bytes"] = 16e9
+    (tmp_path / "p.json").write_text(json.dumps(data))
+    base = load_node("paper-hopper")
+    assert load_node(PAPER, tmp_path).dram_bytes == base.dram_bytes
+    assert load_node("./p.json", tmp_path).dram_bytes == 16e9
+
+
 def test_attention_in_prefill_takes_its_own_time(tmp_path: Path) -> None:
     """The GPUs' throughput is one over the seconds of both kinds of FLOPs at their own rates."""
     exact(tmp_path)
