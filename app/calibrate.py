@@ -253,20 +253,24 @@ def compare(
     after: Annotated[Path, typer.Argument(help="Another one.")],
     json: JsonOption = None,
 ) -> None:
-    """Say what changed from one profile to another beyond noise."""
+    """Say what changed beyond noise from one profile to another, and which settings did."""
     from app.files import check_targets
     from calibration.profile import compare as compared
+    from calibration.profile import differences
     from dualpath_model.profile import load_profile
 
     check_targets(json, None, None)
     _refuse_inputs([before, after], None, json)
     old, new = load_profile(before), load_profile(after)
-    changes = compared(old, new)
+    changes, otherwise = compared(old, new), differences(old, new)
+    names = old.name, new.name
+    if old.name == new.name:
+        names = f"{old.name} ({before})", f"{new.name} ({after})"
 
     def show() -> None:
         from app.profile_view import show_changes
 
-        show_changes(old.name, new.name, changes)
+        show_changes(*names, changes, otherwise)
 
     def data() -> dict[str, object]:
         rows = [
@@ -277,7 +281,12 @@ def compare(
             }
             for change in changes
         ]
-        return {"before": old.name, "after": new.name, "figures": rows}
+        return {
+            "before": names[0],
+            "after": names[1],
+            "differences": [asdict(one) for one in otherwise],
+            "figures": rows,
+        }
 
     emit(json, data, show)
 

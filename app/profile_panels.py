@@ -67,13 +67,7 @@ def intervals(found: Mapping[str, Estimate]) -> Panel | None:
 
 
 def _series_panel(name: PartName, part: Part, series: Series) -> Panel:
-    count = len(series.samples)
-    fits = [
-        fit
-        for fit in part.fits
-        if fit.series == series.name and fit.indices and 0 <= min(fit.indices) <= max(fit.indices)
-        if max([*fit.indices, *fit.outliers]) < count
-    ]
+    fits = [fit for fit in part.fits if fit.series == series.name and fit.indices]
     by: dict[str, list[Fit]] = {}
     for fit in fits:
         by.setdefault(law(fit)[0], []).append(fit)
@@ -210,12 +204,13 @@ def _predicted(name: PartName, series: Series, fit: Fit) -> Panel:
     seconds = samples.seconds(series)
     both = np.concatenate([predicted, seconds[kept]])
     ends = np.array([both.min(), both.max()])
-    off = float(np.median(np.abs(1 - predicted / seconds[kept])))
+    median, most = samples.misses(fit)
     return Panel(
         "predicted",
         name,
         series.unit,
-        f"{samples.title(name, series)}: {fit.name} is off by {off:.1%} in the median",
+        f"{samples.title(name, series)}: {fit.name} is off by {median:.1%} in the median, "
+        f"{most:.1%} at most",
         axis("predicted seconds", "s", both, log=True),
         axis("measured seconds", "s", both, log=True),
         [_measured("measured", series, kept, x, seconds, COLOURS[0], [fit])],

@@ -52,6 +52,15 @@ def predictions(series: Series, fit: Fit) -> tuple[Floats, list[int]]:
     return seconds(series)[kept] / (1 + np.array([r for _, r in pairs])), kept
 
 
+def misses(fit: Fit) -> tuple[float, float]:
+    """Return by how much samples miss a fit: the median and the largest of its |residuals|.
+
+    So are the relative errors of an attention model defined too.
+    """
+    off = np.abs(fit.residuals)
+    return float(np.median(off)), float(off.max())
+
+
 def settings(series: Series) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Return names of the points of a sweep in their order, and each sample's place among them."""
     keys = list(dict.fromkeys(key for sample in series.samples for key in sample.at))

@@ -16,14 +16,16 @@ from app.page import page, pictures, table
 from app.profile_panels import intervals, panels
 from app.profile_words import interval, least_certain, parameter, parameter_interval, quantity
 from app.show import column, terminal
+from dualpath_model.catalog.measured import measured_of
 from dualpath_model.profile import FIGURES, Machine, Part, PartName, Profile
 from dualpath_model.quantities import Dimension, show
 
 if TYPE_CHECKING:
-    from calibration.profile import Change
+    from calibration.profile import Change, Difference
 
 _HEADS = ("figure", "value", "95 % interval", "what it is", "replaces in a node")
 _NUMBERS = ("value", "95 % interval", "before", "after", "change")
+_UNKNOWN = "interval not known"
 _COLOURS = {"faster": "green", "slower": "red", "higher": "bold", "lower": "bold"}
 
 
@@ -36,7 +38,7 @@ def finding(profile: Profile) -> str:
     if not figures:
         return "no figures: the samples settle none"
     count = len(figures)
-    feeding = sum(1 for name in figures if FIGURES[name].feeds)
+    feeding = len(measured_of(profile, ()).figures)
     return (
         f"{count} figure{'s'[: count > 1]}, of which models take {feeding} in place of a node's own; "
         f"{least_certain(figures)}"
@@ -101,6 +103,8 @@ def verdict(change: Change) -> str:
     """Return what became of a figure; of seconds, less is faster."""
     if change.ratio is None:
         return "only before" if change.after is None else "only after"
+    if change.beyond_noise is None:
+        return _UNKNOWN
     if not change.beyond_noise:
         return "within noise"
     up = change.ratio > 1
@@ -110,21 +114,37 @@ def verdict(change: Change) -> str:
 
 
 def changes_summary(changes: Sequence[Change]) -> str:
-    """Return one sentence on how many figures changed beyond noise, and how."""
+    """Return one sentence: how many figures changed beyond noise and how, and what is not known."""
     verdicts = [verdict(change) for change in changes]
     both = [word for word in verdicts if not word.startswith("only")]
+    told = [word for word in both if word != _UNKNOWN]
     counts = {word: verdicts.count(word) for word in _COLOURS if word in verdicts}
     detail = f": {', '.join(f'{n} {word}' for word, n in counts.items())}" if counts else ""
     changed = sum(counts.values())
-    text = f"{changed} of {len(both)} figures changed beyond the noise of one calibration"
+    text = f"{changed} of {len(told)} figures changed beyond the noise of one calibration"
     if not both:
         text = "no figure is in both profiles"
+    elif not told:
+        text = "whether any figure changed cannot be told"
     alone = [
-        f"{verdicts.count(word)} {word}"
-        for word in ("only before", "only after")
+        f"{verdicts.count(word)} {said}"
+        for word, said in (
+            (_UNKNOWN, f"with {_UNKNOWN}"),
+            ("only before", "only before"),
+            ("only after", "only after"),
+        )
         if word in verdicts
     ]
     return f"{text}{detail}" + (f"; {', '.join(alone)}" if alone else "")
+
+
+def differences_in_words(differences: Sequence[Difference]) -> list[str]:
+    """Return a line for each difference; parts that differ alike share it."""
+    parts: dict[str, list[str]] = {}
+    for one in differences:
+        said = f"{one.setting.replace('_', ' ')}: {one.before} -> {one.after}"
+        parts.setdefault(said, []).append(one.part.value)
+    return [f"{', '.join(names)} {said}" for said, names in parts.items()]
 
 
 def _machine(machine: Machine) -> str:
@@ -142,13 +162,15 @@ def _machine(machine: Machine) -> str:
 
 
 def _change_cells(change: Change) -> tuple[str, str, str]:
-    """Return before, after and the change with its interval."""
+    """Return before, after and the change, with its interval where that is known."""
     before, after = (
         "" if found is None else quantity(found.value, change.unit)
         for found in (change.before, change.after)
     )
-    if change.ratio is None or change.ratio_low is None or change.ratio_high is None:
+    if change.ratio is None:
         return before, after, ""
+    if change.ratio_low is None or change.ratio_high is None:
+        return before, after, _change(change.ratio)
     low, high = _change(change.ratio_low), _change(change.ratio_high)
     return before, after, f"{_change(change.ratio)} ({low} to {high})"
 
@@ -180,11 +202,18 @@ def show_profile(profile: Profile) -> None:
             console.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
 
-def show_changes(before_name: str, after_name: str, changes: Sequence[Change]) -> None:
-    """Print what changed from one profile to another, and a sentence that sums it up."""
+def show_changes(
+    before_name: str,
+    after_name: str,
+    changes: Sequence[Change],
+    differences: Sequence[Difference] = (),
+) -> None:
+    """Print what was measured otherwise, what changed from one profile to another, and a sum-up."""
     console = terminal()
     console.print(f"[bold]before[/bold] {escape(before_name)}")
     console.print(f"[bold]after[/bold]  {escape(after_name)}")
+    for line in differences_in_words(differences):
+        console.print(f"[yellow]measured differently:[/yellow] {escape(line)}")
     if not changes:
         console.print("neither profile has figures")
         return

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from calibration.importers import TOOLS
 from calibration.rooms import Measured
 from calibration.run import LONGEST_NAME, checked_name, default_name, measured_part
 from dualpath_model.errors import InputError
@@ -17,7 +18,35 @@ from dualpath_model.profile import (
     Part,
     PartName,
     Profile,
+    Setting,
 )
+
+_COUNT: dict[PartName, tuple[str, ...]] = {
+    PartName.GPU: (
+        "device",
+        "llm",
+        "tensor",
+        "kv_dtype",
+        "compute_dtype",
+        "layers_dtype",
+        "layers_feed_forward",
+        "layers_held_experts",
+        "torch_threads",
+    ),
+    PartName.MEMORY: ("threads",),
+    PartName.STORAGE: (
+        *("folder", "file_system", "direct", "huge_pages", "block_bytes", "threads"),
+        *("device", "directory", "filename", "bs", "iodepth", "numjobs", "ioengine"),  # fio's
+    ),
+    PartName.NETWORK: (
+        *("peer", "streams", "congestion_control", "congestion_control_of_peer"),
+        *("collective_backend", "nixl_backend"),
+        *("remote", "protocol", "direction", "block_bytes"),  # iperf3's
+        *("device", "connection", "tx_depth", "mtu", "link"),  # perftest's
+        *("test", "ranks", "options"),  # that of nccl-tests
+    ),
+}
+"""Settings without which a part's figures mean something else."""
 
 
 def imported(
@@ -144,7 +173,8 @@ def _free_names(names: Collection[str], taken: Collection[str]) -> dict[str, str
 @dataclass(frozen=True, slots=True)
 class Change:
     """One figure in two profiles. ``ratio`` is after over before with its 95 % interval;
-    ``beyond_noise``: that interval does not hold 1. None: the figure is in one of both only.
+    ``beyond_noise``: that interval does not hold 1. None: the figure is in one of both only; or,
+    where there is a ratio, one of both is of a single run (low == high), whose spread is unknown.
     """
 
     figure: str
@@ -157,8 +187,50 @@ class Change:
     beyond_noise: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a part that both profiles have was measured otherwise, so that its figures differ anyway.
+
+    ``setting``: one of the part's settings, "tool", or host, cpu, cores or gpu of the machine.
+    """
+
+    part: PartName
+    setting: str
+    before: Setting
+    after: Setting
+
+
+def differences(before: Profile, after: Profile) -> tuple[Difference, ...]:
+    """Return what was measured otherwise, of parts with a figure in both profiles.
+
+    What either profile does not state is left out. Of two tools only the tools are named: they call
+    their settings by other names.
+    """
+    return tuple(
+        Difference(name, setting, old[setting], new[setting])
+        for name in PartName
+        if name in before.parts and name in after.parts
+        if before.parts[name].figures.keys() & after.parts[name].figures.keys()
+        for old, new in [(_stated(name, before.parts[name]), _stated(name, after.parts[name]))]
+        for setting in old
+        if setting in new and str(old[setting]) != str(new[setting])
+        if old["tool"] == new["tool"] or setting not in _COUNT[name]
+    )
+
+
+def _stated(name: PartName, part: Part) -> dict[str, Setting]:
+    """Return what a part says of where and how it was measured, in the order of showing."""
+    machine = part.machine
+    found: dict[str, Setting] = {"host": machine.host, "cpu": machine.cpu, "cores": machine.cores}
+    if name is PartName.GPU:
+        found["gpu"] = machine.gpu
+    found["tool"] = ", ".join(tool for tool in TOOLS if tool in part.tools) or "dualpath"
+    found |= {setting: part.settings.get(setting) for setting in _COUNT[name]}
+    return {setting: value for setting, value in found.items() if value not in (None, "")}
+
+
 def compare(before: Profile, after: Profile) -> tuple[Change, ...]:
-    """Return every figure of either profile, in the order of showing.
+    """Return every figure of either profile, in the order of showing; ask :func:`differences` too.
 
     The intervals are those of one calibration: a machine whose speed drifts from hour to hour changes
     beyond them.
@@ -176,6 +248,8 @@ def _change(name: str, old: Estimate | None, new: Estimate | None) -> Change:
     if old is None or new is None:
         return Change(name, unit, old, new, None, None, None, None)
     ratio = new.value / old.value
+    if old.low == old.high or new.low == new.high:
+        return Change(name, unit, old, new, ratio, None, None, None)
     # Independent errors: the distances of both ends from the value add as squares, in logs.
     down = math.hypot(math.log(new.value / new.low), math.log(old.high / old.value))
     up = math.hypot(math.log(new.high / new.value), math.log(old.value / old.low))

@@ -303,6 +303,30 @@ class Part(_Spec):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _fits_of_samples(self) -> Self:
+        """Refuse fits of series or samples that are not here."""
+        counts: dict[str, int] = {}
+        for series in self.series:
+            count = len(series.samples)
+            counts[series.name] = min(count, counts.get(series.name, count))
+        for number, fit in enumerate(self.fits):
+            where = f"fits.{number} ({fit.name!r})"
+            if fit.series not in counts:
+                raise ValueError(
+                    f"{where} is of series {fit.series!r}, which this part does not have; add that "
+                    f"series or remove the fit"
+                )
+            count = counts[fit.series]
+            for field in ("indices", "outliers"):
+                for index in getattr(fit, field):
+                    if not 0 <= index < count:
+                        raise ValueError(
+                            f"{where}: {field} has {index}, but series {fit.series!r} has {count} "
+                            f"samples; correct it to one of 0 to {count - 1}"
+                        )
+        return self
+
 
 class Profile(_Spec):
     """A whole profile. Equal figures of two parts do not happen: each belongs to one part."""

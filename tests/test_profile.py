@@ -394,6 +394,28 @@ def test_residuals_are_as_many_as_samples(tmp_path: Path) -> None:
     assert "residuals has 2 entries, but indices 1" in found
 
 
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"indices": [1]}, "indices has 1, but series 'copy' has 1 samples; correct it"),
+        ({"indices": [-1]}, "indices has -1, but series 'copy' has 1 samples; correct it"),
+        ({"outliers": [0, 999]}, "outliers has 999, but series 'copy' has 1 samples; correct it"),
+        ({"series": "cpoy"}, "is of series 'cpoy', which this part does not have; add that series"),
+    ],
+)
+def test_a_fit_of_samples_that_are_not_there_is_refused(
+    tmp_path: Path, fields: dict[str, object], shown: str
+) -> None:
+    load_profile(changed(tmp_path, lambda data: with_fit(data, outliers=[0])))
+
+    def change(data: Data) -> None:
+        with_fit(data, name="a\nb", **fields)
+
+    found = complaint(changed(tmp_path, change))
+    assert "parts.memory: fits.0 ('a\\nb')" in found
+    assert shown in found
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
 def test_a_sample_that_took_no_time_is_refused(tmp_path: Path, seconds: float) -> None:
     def change(data: Data) -> None:

@@ -9,7 +9,15 @@ import numpy as np
 
 from app.profile_marks import Panel
 from calibration import fit
-from dualpath_model.profile import Fit, Latency, PartName, Profile, Sample, Series
+from dualpath_model.profile import (
+    AttentionFit,
+    Fit,
+    Latency,
+    PartName,
+    Profile,
+    Sample,
+    Series,
+)
 from tests.profiles import profile_data
 
 
@@ -69,6 +77,23 @@ def products() -> tuple[Series, Fit]:
 def round_trips() -> tuple[Series, Fit]:
     series = series_of("latency", "", [{"bytes": 1}] * 5, [0.0] * 5, noisy(np.full(5, 6e-6), 5))
     return series, fit.typical("latency", series, range(5), parameter="seconds")
+
+
+def attention() -> tuple[Series, Fit, AttentionFit]:
+    chunks = [(cached, bsz) for cached in (0, 1024, 8192) for bsz in (16, 64, 256, 1024)] * 3
+    pairs = np.array([bsz * (cached + bsz / 2) for cached, bsz in chunks])
+    seconds = noisy(1e-4 + 1e-9 * pairs, 6)
+    seconds[3] *= 2  # lies far off
+    at = [{"chunks": f"{cached}:{bsz}"} for cached, bsz in chunks]
+    series = series_of("attention", "FLOP", at, pairs, seconds)
+    found, fitted = fit.attention(
+        *("attention_time", series, range(len(pairs))),
+        llm_name="ds-27b",
+        tensor=1,
+        layers=2,
+        limit_tokens=0.0,
+    )
+    return series, found, fitted
 
 
 @cache

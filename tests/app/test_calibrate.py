@@ -203,6 +203,28 @@ def test_compare_prints_every_figure_as_json(folder: Path) -> None:
         assert row["after"]["value"] == 2 * row["before"]["value"]
     other = json_of("calibrate", "compare", folder / "storage.json", folder / "gpu.json")
     assert {row["ratio"] for row in other["figures"]} == {None}
+    assert found["differences"] == other["differences"] == []
+
+
+def test_compare_tells_profiles_of_one_name_and_other_settings_apart(tmp_path: Path) -> None:
+    files = [
+        write_profile(tmp_path / f"{llm}.json", figures=part("gpu"), llm=llm, spread=spread)
+        for llm, spread in (("ds-27b", 0.05), ("qwen2.5-0.5b", 0.0))
+    ]
+    found = json_of("calibrate", "compare", *files)
+    assert (found["before"], found["after"]) == (f"made ({files[0]})", f"made ({files[1]})")
+    assert found["differences"] == [
+        {"part": "gpu", "setting": "llm", "before": "ds-27b", "after": "qwen2.5-0.5b"}
+    ]
+    for row in found["figures"]:
+        assert row["ratio"] == 1.0
+        assert (row["ratio_low"], row["ratio_high"], row["beyond_noise"]) == (None, None, None)
+    done = CliRunner().invoke(app, ["calibrate", "compare", *map(str, files)])
+    assert done.exit_code == 0, done.output
+    shown = done.stdout.replace("\n", "")
+    assert f"before made ({files[0]})" in shown
+    assert f"after  made ({files[1]})" in shown
+    assert "measured differently: gpu llm: ds-27b -> qwen2.5-0.5b" in shown
 
 
 def test_merge_joins_parts(folder: Path, tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.figures_profile import figure
 from app.profile_marks import axis
 from app.profile_panels import panels
+from app.profile_view import remarks
 from app.profile_words import interval
 from dualpath_model.profile import Estimate, PartName
-from tests.app.made_profile import measured, messages, samples_drawn
+from tests.app.made_profile import attention, measured, messages, samples_drawn
 
 positive = st.floats(1e-6, 1e12)
 
@@ -54,14 +58,29 @@ def test_rows_are_the_points_of_the_sweep_and_not_its_rounds() -> None:
     assert [int(y) for y in panel.dots[0].y] == [1, 0, 2] * 4
 
 
-def test_a_fit_of_samples_that_are_not_there_is_left_out_of_the_plots() -> None:
+def test_a_series_without_a_fit_of_its_own_is_drawn_without_curves() -> None:
     part = measured().parts[PartName.NETWORK]
-    wrong = part.fits[0].model_copy(update={"outliers": [999]})
-    other = part.fits[1].model_copy(update={"series": "unknown"})
-    damaged = part.model_copy(update={"fits": [wrong, other]})
-    panel = panels(PartName.NETWORK, damaged)[0]
+    others = part.model_copy(update={"fits": part.fits[1:]})
+    panel = panels(PartName.NETWORK, others)[0]
     assert panel.lines == []
     assert samples_drawn(panel) == len(part.series[0].samples)
+
+
+def test_the_title_of_the_attention_model_has_the_errors_of_its_text() -> None:
+    """One definition: the median and the largest of the fit's |residuals|, as the text has them."""
+    series, found, fitted = attention()
+    part = measured().parts[PartName.GPU]
+    part = part.model_copy(update={"series": [series], "fits": [found], "attention": [fitted]})
+    panel = panels(PartName.GPU, part)[0]
+    off = sorted(abs(residual) for residual in found.residuals)
+    assert panel.kind == "predicted"
+    assert (fitted.relative_error_p50, fitted.relative_error_max) == pytest.approx(
+        (statistics.median(off), off[-1])
+    )
+    assert off[-1] > 0.5
+    said = f"{statistics.median(off):.1%} in the median, {off[-1]:.1%} at most"
+    assert panel.title == f"gpu: attention: attention_time is off by {said}"
+    assert any(f"predictions miss by {said}" in text for text in remarks(part))
 
 
 def test_a_wide_band_does_not_squash_the_samples() -> None:

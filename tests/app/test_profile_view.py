@@ -24,7 +24,8 @@ from app.profile_view import (
     write_profile_page,
 )
 from calibration.importers import import_output
-from calibration.profile import Change, compare, imported
+from calibration.profile import Change, Difference, compare, imported
+from dualpath_model.catalog.measured import measured_of
 from dualpath_model.errors import InputError
 from dualpath_model.profile import FIGURES, Estimate, PartName, Profile
 from tests.app.conftest import EVIL
@@ -80,6 +81,16 @@ def test_the_finding_counts_and_names_the_least_certain() -> None:
         "least certain: network_latency_s, 667 ns to 1.5 us; of 1 no interval is known"
     )
     assert finding(Profile(name="empty", parts={})) == "no figures: the samples settle none"
+
+
+def test_the_finding_counts_what_models_take_and_not_what_they_could() -> None:
+    """Copies do not count beside decode steps, nor writes without reads."""
+    beside = {"decode_bytes_per_s": 1e9, "hbm_copy_bytes_per_s": 2e9, "gather_share": 0.5}
+    alone = {"storage_write_bytes_per_s": 1e9, "network_bytes_per_s": 1e9}
+    for figures, taken in ((beside, 1), (alone, 1), ({**beside, **alone}, 2)):
+        profile = Profile.model_validate(profile_data(figures))
+        assert len(measured_of(profile, ()).figures) == taken
+        assert f"{len(figures)} figures, of which models take {taken} in place" in finding(profile)
 
 
 def test_a_cpu_that_stands_for_a_gpu_is_named_as_one() -> None:
@@ -261,16 +272,19 @@ def test_a_page_in_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) ->
 # ---- changes ---------------------------------------------------------------------------------------
 
 
-def change(figure: str, factor: float, beyond: bool = True) -> Change:
+def change(figure: str, factor: float, beyond: bool | None = True) -> Change:
     before = Estimate(value=1.0, low=1.0, high=1.0)
     after = Estimate(value=factor, low=factor, high=factor)
     unit = FIGURES[figure].unit
-    return Change(figure, unit, before, after, factor, factor, factor, beyond)
+    ends = None if beyond is None else factor
+    return Change(figure, unit, before, after, factor, ends, ends, beyond)
 
 
 @pytest.mark.parametrize(
     ("figure", "factor", "beyond", "word"),
     [
+        ("dram_bytes_per_s", 1.001, None, "interval not known"),
+        ("network_latency_s", 2.0, None, "interval not known"),
         ("dram_bytes_per_s", 1.2, True, "faster"),
         ("dram_bytes_per_s", 0.8, True, "slower"),
         ("dram_bytes_per_s", 0.8, False, "within noise"),
@@ -305,6 +319,48 @@ def test_changes_name_all_figures_and_sum_up(capsys: pytest.CaptureFixture[str])
         "1 of 2 figures changed beyond the noise of one calibration: 1 faster; "
         "1 only before, 1 only after"
     )
+
+
+def test_a_change_between_single_runs_is_shown_and_not_judged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old = profile_data({"dram_bytes_per_s": 1e9, "network_latency_s": 1e-6}, spread=0.0)
+    new = profile_data(
+        {"dram_bytes_per_s": 1.001e9, "network_latency_s": 2e-6},
+        spreads={"dram_bytes_per_s": 0.0},
+    )
+    changes = compare(Profile.model_validate(old), Profile.model_validate(new))
+    show_changes("a", "b", changes)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[3:] == [
+        "dram_bytes_per_s 1 GB/s 1 GB/s +0.1 % interval not known",
+        "network_latency_s 1 us 2 us +100.0 % interval not known",
+        "whether any figure changed cannot be told; 2 with interval not known",
+    ]
+    told = change("gather_share", 2.0)
+    assert changes_summary([*changes, told]) == (
+        "1 of 1 figures changed beyond the noise of one calibration: 1 higher; "
+        "2 with interval not known"
+    )
+
+
+def test_what_was_measured_otherwise_stands_before_the_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = [
+        Difference(PartName.GPU, "host", "[red]", "b"),
+        Difference(PartName.GPU, "llm", "deepseek-v3.2", "qwen2.5-0.5b"),
+        Difference(PartName.STORAGE, "host", "[red]", "b"),
+        Difference(PartName.STORAGE, "file_system", "ext4", "xfs"),
+    ]
+    show_changes("a", "b", [change("gather_share", 2.0)], found)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:5] == [
+        "measured differently: gpu, storage host: [red] -> b",
+        "measured differently: gpu llm: deepseek-v3.2 -> qwen2.5-0.5b",
+        "measured differently: storage file system: ext4 -> xfs",
+    ]
+    assert lines[5].startswith("figure")
 
 
 def test_nothing_to_compare_is_said(capsys: pytest.CaptureFixture[str]) -> None:

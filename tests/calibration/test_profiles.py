@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.profile import compare, imported, merge
+from calibration.profile import Difference, compare, differences, imported, merge
 from calibration.rooms import Measured
 from calibration.run import Wish, calibrate, check, default_name
 from dualpath_model.catalog.llms import load_llm
@@ -31,9 +31,12 @@ from dualpath_model.profile import (
     Sample,
     Series,
     dump,
+    load_profile,
 )
+from tests.conftest import ROOT
 from tests.profiles import FIGURE_VALUES, profile_data
 
+EXAMPLE = ROOT / "examples" / "profiles" / "cpu-2-cores.json"
 READS, WRITES = "storage_read_bytes_per_s", "storage_write_bytes_per_s"
 
 
@@ -308,7 +311,7 @@ def test_an_imported_output_joins_a_calibration() -> None:
 # ---- compare -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.05, 3.0])
+@pytest.mark.parametrize("spread", [1e-9, 0.05, 3.0])
 def test_a_profile_did_not_change_from_itself(spread: float) -> None:
     made = profile(spread=spread)
     changes = compare(made, made)
@@ -334,6 +337,19 @@ def test_noise_hides_a_change_that_is_less() -> None:
     for factor, beyond in ((1.02, False), (1.2, True)):
         more = profile({name: value * factor for name, value in FIGURE_VALUES.items()})
         assert {change.beyond_noise for change in compare(profile(), more)} == {beyond}
+
+
+@pytest.mark.parametrize("spreads", [(0.0, 0.0), (0.0, 0.05), (0.05, 0.0)])
+@pytest.mark.parametrize("factor", [1.0, 1.001, 2.0])
+def test_of_single_runs_no_change_is_told_from_noise(
+    factor: float, spreads: tuple[float, float]
+) -> None:
+    """Without an interval on either side nobody knows the noise, be it 0.1 % or 100 %."""
+    old = profile(spread=spreads[0])
+    new = profile({n: v * factor for n, v in FIGURE_VALUES.items()}, spread=spreads[1])
+    for change in compare(old, new):
+        assert change.ratio == pytest.approx(factor)
+        assert (change.ratio_low, change.ratio_high, change.beyond_noise) == (None, None, None)
 
 
 def test_a_figure_of_one_profile_is_not_compared() -> None:
@@ -365,7 +381,10 @@ def test_looking_back_turns_the_ratio_over(
     (forth,) = compare(of(*before), of(*after))
     (back,) = compare(of(*after), of(*before))
     assert forth.ratio is not None
-    assert forth.ratio_low is not None
+    if forth.ratio_low is None:  # a single run, or a spread that is lost in rounding
+        assert back.ratio == pytest.approx(1 / forth.ratio)
+        assert (back.ratio_low, back.ratio_high, back.beyond_noise) == (None, None, None)
+        return
     assert forth.ratio_high is not None
     assert back.ratio == pytest.approx(1 / forth.ratio)
     assert back.ratio_low == pytest.approx(1 / forth.ratio_high)
@@ -388,6 +407,99 @@ def test_one_in_twenty_unchanged_figures_is_called_changed(sigmas: tuple[float, 
         (change,) = compare(*pair)
         differ += bool(change.beyond_noise)
     assert 0.02 < differ / draws < 0.08
+
+
+# ---- compare: what was measured otherwise --------------------------------------------------------
+
+
+def changed(
+    made: Profile,
+    part: PartName,
+    settings: Mapping[str, Any],
+    tools: Mapping[str, str] | None = None,
+    **machine: Any,
+) -> Profile:
+    """Return the profile with other settings, tools or machine of one part."""
+    old = made.parts[part]
+    new = old.model_copy(
+        update={
+            "settings": {**old.settings, **settings},
+            "tools": {**old.tools, **(tools or {})},
+            "machine": old.machine.model_copy(update=machine),
+        }
+    )
+    return made.model_copy(update={"parts": {**made.parts, part: new}})
+
+
+def test_alike_measurements_have_no_differences() -> None:
+    made = load_profile(EXAMPLE)
+    assert differences(made, made) == ()
+    later = made
+    for name in made.parts:
+        other: dict[str, Any] = {"seed": 7, "seconds": 99.0, "space_bytes": 1, "window_s": 0.1}
+        later = changed(later, name, other, {"torch": "3", "dualpath": "9"}, system="another")
+    assert differences(made, later) == ()
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [
+        ("gpu", "llm", "deepseek-v3.2"),
+        ("gpu", "device", "cuda"),
+        ("gpu", "tensor", 2),
+        ("gpu", "kv_dtype", "fp8"),
+        ("gpu", "compute_dtype", "fp8"),
+        ("gpu", "layers_dtype", "float32"),
+        ("gpu", "torch_threads", 1),
+        ("memory", "threads", 1),
+        ("storage", "direct", False),
+        ("storage", "huge_pages", False),
+        ("storage", "block_bytes", 4096),
+        ("storage", "folder", "/mnt/other"),
+        ("storage", "file_system", "tmpfs"),
+        ("network", "peer", "10.0.0.2"),
+        ("network", "streams", 1),
+        ("network", "collective_backend", "nccl"),
+    ],
+)
+def test_a_setting_that_matters_is_a_difference(part: str, setting: str, value: Any) -> None:
+    """The names are those that a real profile has: the example states each of them."""
+    made, name = load_profile(EXAMPLE), PartName(part)
+    old = made.parts[name].settings[setting]
+    other = changed(made, name, {setting: value})
+    assert differences(made, other) == (Difference(name, setting, old, value),)
+    assert differences(other, made) == (Difference(name, setting, value, old),)
+
+
+def test_another_machine_is_a_difference_of_each_of_its_parts() -> None:
+    made = profile()
+    other = changed(made, PartName.GPU, {}, host="far", cpu="a new CPU", gpu="a new GPU")
+    other = changed(other, PartName.MEMORY, {}, host="far", cores=128, gpu="a new GPU")
+    assert differences(made, other) == (
+        Difference(PartName.GPU, "host", "here", "far"),
+        Difference(PartName.GPU, "cpu", "a CPU", "a new CPU"),
+        Difference(PartName.GPU, "gpu", "a GPU", "a new GPU"),
+        Difference(PartName.MEMORY, "host", "here", "far"),
+        Difference(PartName.MEMORY, "cores", 64, 128),
+    )
+    # what is not known is no difference
+    unknown = changed(made, PartName.GPU, {"llm": None}, cpu="", cores=None, gpu="")
+    assert differences(made, unknown) == ()
+
+
+def test_another_tool_is_one_difference_without_its_settings() -> None:
+    made = changed(only("storage"), PartName.STORAGE, {"direct": True, "block_bytes": 1})
+    told = {"direct": "1", "block_bytes": 2, "bs": "1M"}
+    by_fio = changed(made, PartName.STORAGE, told, {"fio": "3.33"})
+    assert differences(made, by_fio) == (Difference(PartName.STORAGE, "tool", "dualpath", "fio"),)
+    again = changed(by_fio, PartName.STORAGE, {"bs": "4k"}, {"fio": "3.36"})
+    assert differences(by_fio, again) == (Difference(PartName.STORAGE, "bs", "1M", "4k"),)
+
+
+def test_parts_without_a_figure_in_both_have_no_differences() -> None:
+    assert differences(only("memory"), only("storage")) == ()
+    reads, writes = storage(READS, "s", title="a"), storage(WRITES, "s", title="b", host="two")
+    assert differences(reads, writes) == ()
 
 
 # ---- what is checked before anything is measured -------------------------------------------------
