@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -300,13 +299,6 @@ def _show(profile: Profile) -> None:
 def _profile_path(out: Path | None) -> Path | None:
     if out is not None and out.suffix != ".json":  # else it would be read as YAML
         raise InputError(f"--out {out}: a profile's name ends in .json; give it such a name")
-    if out is not None and out.parent.is_dir():
-        try:  # a measurement takes minutes: no later than now is it known that it can be kept
-            TemporaryFile(dir=out.parent).close()
-        except OSError as error:
-            raise InputError(
-                f"{out}: cannot be written ({error.strerror}); choose another folder"
-            ) from None
     return out
 
 

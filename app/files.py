@@ -41,6 +41,10 @@ def check_targets(
         raise InputError(f"{picture}: a picture ends in .png or .svg; rename it")
     for path in targets:
         check_writable(path)
+        try:  # permission alone does not tell: /proc, a disk mounted for reading
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise _refused(path, error) from None
     if reads is not None and reads.resolve() in {path.resolve() for path in targets}:
         raise InputError(f"{reads} is the input; give the output another name")
     if len({path.resolve() for path in targets}) < len(targets):

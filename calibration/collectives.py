@@ -133,12 +133,8 @@ def _measured(samples: list[Sample], backend: Backend, torch_version: str) -> Me
         series=[series, short],
         fits=[message, latency],
         figures={
-            "collective_bytes_per_s": message.parameters["bytes_per_s"].model_copy(
-                update={"source": message.name}
-            ),
-            "collective_latency_s": latency.parameters["seconds"].model_copy(
-                update={"source": latency.name}
-            ),
+            "collective_bytes_per_s": fit.figure(message, "bytes_per_s"),
+            "collective_latency_s": fit.figure(latency, "seconds"),
         },
         settings={"collective_backend": backend},
         tools={"torch": torch_version},

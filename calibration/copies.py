@@ -146,7 +146,7 @@ def _fit_launch(room: Measured, name: str, series: Series, at: Sequence[int]) ->
 
 
 def _take(room: Measured, found: Fit, parameter: str, figure: str) -> None:
-    room.figures[figure] = found.parameters[parameter].model_copy(update={"source": found.name})
+    room.figures[figure] = fit.figure(found, parameter)
 
 
 def copy_rate(device: torch.device, size: int, seed: int = 0) -> Callable[[], float]:

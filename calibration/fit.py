@@ -219,6 +219,11 @@ def layer(name: str, series: Series, indices: Sequence[int], *, attention_at: st
     return _fit(name, model, series, indices, asked, found.residual, free=3 if settled else 1)
 
 
+def figure(found: Fit, parameter: str) -> Estimate:
+    """Return a fit's parameter as a figure of a profile, which names the fit as its source."""
+    return found.parameters[parameter].model_copy(update={"source": found.name})
+
+
 def share(above: Estimate, below: Estimate, *, source: str = "", note: str = "") -> Estimate:
     """Return above / below; each end adds the two independent distances in quadrature, in logarithms.
 

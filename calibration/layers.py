@@ -187,7 +187,7 @@ def _take(
             f"{figure} is left out: the samples of {source.series} do not settle {parameter}"
         )
         return
-    figures[figure] = source.parameters[parameter].model_copy(update={"source": source.name})
+    figures[figure] = fit.figure(source, parameter)
 
 
 def _notes(llm: Llm, room: Room, stored: str, kv_dtype: KvDtype, held: int) -> list[str]:

@@ -82,7 +82,7 @@ def measure_memory(*, seconds: float, tell: Tell) -> Measured:
     )
     chosen = [i for i, sample in enumerate(samples) if sample.at["array_bytes"] == largest]
     found = fit.typical("memory_copy_largest", series, chosen, parameter="bytes_per_s")
-    figure = found.parameters["bytes_per_s"].model_copy(update={"source": found.name})
+    figure = fit.figure(found, "bytes_per_s")
     warnings = []
     if largest < _LEAST_CACHES * cache:
         warnings.append(

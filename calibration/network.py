@@ -1,6 +1,6 @@
 """TCP between this machine and another: one way, both ways, message by message, and beside storage.
 
-The other end is a child process here (loopback), or a machine on which :func:`serve` runs. Whoever
+The other end is a child process here (loopback), or a machine on which ``peer.serve`` runs. Whoever
 receives counts the bytes. Rounds go over all points in turn, so that a machine that drifts shows as
 spread.
 """
@@ -29,15 +29,14 @@ from calibration.peer import (
     blocking,
     congestion_control,
     number,
-    serve,
     without_delay,
 )
 from calibration.rooms import Measured, Tell
 from dualpath_model.errors import InputError
-from dualpath_model.profile import Estimate, Fit, Latency, Sample, Series, Setting
+from dualpath_model.profile import Fit, Latency, Sample, Series, Setting
 from dualpath_model.quantities import Dimension, show
 
-__all__ = ["measure_network", "parse_peer", "serve", "session"]
+__all__ = ["measure_network", "parse_peer", "session"]
 
 MESSAGE_BYTES = tuple(4**k * 1024 for k in range(1, 8))
 """4 KiB to 16 MiB."""
@@ -293,7 +292,7 @@ def measure_network(
     tell: Tell,
     storage_load: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> Measured:
-    """Measure TCP to ``peer`` ("HOST:PORT", where :func:`serve` runs; None: loopback) in ``seconds``.
+    """Measure TCP to ``peer`` ("HOST:PORT", where ``peer.serve`` runs; None: loopback) in ``seconds``.
 
     Series: ``network_streams`` (at: streams, direction; both_there and both_back ran at once),
     ``network_messages`` (at: bytes; until the one-byte acknowledgement), ``network_latency`` (one way:
@@ -426,9 +425,9 @@ def _measured(found: _Found, streams: int, settings: dict[str, Setting]) -> Meas
         series=[flows, messages, latency],
         fits=[one_way, there, back, both, message, trip],
         figures={
-            "network_bytes_per_s": _figure(one_way, "bytes_per_s"),
-            "network_both_ways_bytes_per_s": _figure(both, "bytes_per_s"),
-            "network_latency_s": _figure(trip, "seconds"),
+            "network_bytes_per_s": fit.figure(one_way, "bytes_per_s"),
+            "network_both_ways_bytes_per_s": fit.figure(both, "bytes_per_s"),
+            "network_latency_s": fit.figure(trip, "seconds"),
         },
         settings=settings | {"busiest_thread_share": round(statistics.median(found.busy), 3)},
     )
@@ -451,10 +450,6 @@ def _measured(found: _Found, streams: int, settings: dict[str, Setting]) -> Meas
         )
     measured.warnings = _warnings(measured, there, back)
     return measured
-
-
-def _figure(found: Fit, parameter: str) -> Estimate:
-    return found.parameters[parameter].model_copy(update={"source": found.name})
 
 
 def _warnings(measured: Measured, there: Fit, back: Fit) -> list[str]:

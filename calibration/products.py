@@ -208,9 +208,9 @@ def _measure_kind(
     found = fit.typical(name, whole, range(len(passes)), parameter="flop_per_s")
     room.fits.append(found)
     note = f"{TOKENS} tokens" + (f", at most {rows} at once" if rows < TOKENS else "")
-    room.figures[f"gemm_{kind.name}_flop_per_s"] = found.parameters["flop_per_s"].model_copy(
-        update={"source": name, "note": note}
-    )
+    figure = fit.figure(found, "flop_per_s")
+    told = "; ".join(filter(None, [note, figure.note]))
+    room.figures[f"gemm_{kind.name}_flop_per_s"] = figure.model_copy(update={"note": told})
 
 
 def _most_elements(kind: Kind, device: torch.device) -> int:

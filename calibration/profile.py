@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from calibration.fit import share
 from calibration.importers import TOOLS
 from calibration.rooms import Measured
 from calibration.run import LONGEST_NAME, checked_name, default_name, measured_part
@@ -250,8 +250,6 @@ def _change(name: str, old: Estimate | None, new: Estimate | None) -> Change:
     ratio = new.value / old.value
     if old.low == old.high or new.low == new.high:
         return Change(name, unit, old, new, ratio, None, None, None)
-    # Independent errors: the distances of both ends from the value add as squares, in logs.
-    down = math.hypot(math.log(new.value / new.low), math.log(old.high / old.value))
-    up = math.hypot(math.log(new.high / new.value), math.log(old.value / old.low))
-    low, high = ratio * math.exp(-down), ratio * math.exp(up)
-    return Change(name, unit, old, new, ratio, low, high, not low <= 1.0 <= high)
+    found = share(new, old)
+    beyond = not found.low <= 1.0 <= found.high
+    return Change(name, unit, old, new, ratio, found.low, found.high, beyond)

@@ -264,10 +264,10 @@ def _fitted(samples: Mapping[str, list[Sample]]) -> Measured:
     by_size = fit.latency_bandwidth("storage_block_size", sizes, range(len(sizes.samples)))
     by_depth = fit.saturating("storage_depth", depths, range(len(depths.samples)), over="depth")
     figures = {
-        "storage_read_bytes_per_s": _figure(read, "bytes_per_s"),
-        "storage_write_bytes_per_s": _figure(written, "bytes_per_s"),
-        "storage_sequential_bytes_per_s": _figure(rising, "bytes_per_s"),
-        "storage_read_latency_s": _figure(by_size, "latency_s"),
+        "storage_read_bytes_per_s": fit.figure(read, "bytes_per_s"),
+        "storage_write_bytes_per_s": fit.figure(written, "bytes_per_s"),
+        "storage_sequential_bytes_per_s": fit.figure(rising, "bytes_per_s"),
+        "storage_read_latency_s": fit.figure(by_size, "latency_s"),
         "storage_read_p99_s": _p99([depths.samples[i] for i in _where(depths, depth=deepest)]),
         "storage_read_while_writing_share": fit.share(
             mixed.parameters["bytes_per_s"], read.parameters["bytes_per_s"], source=mixed.name
@@ -309,10 +309,6 @@ def _where(series: Series, **at: Setting) -> list[int]:
 
 def _depth(sample: Sample) -> int:
     return int(sample.at["depth"] or 0)
-
-
-def _figure(found: Fit, parameter: str) -> Estimate:
-    return found.parameters[parameter].model_copy(update={"source": found.name})
 
 
 def _p99(samples: Sequence[Sample]) -> Estimate:

@@ -19,6 +19,9 @@ from dualpath_model.paths import Key, Pool, Resource
 from solvers import linear
 
 Array = npt.NDArray[np.float64]
+NORMAL_95 = 1.959963984540054
+"""Standard deviations from the middle to either end of a normal distribution's 95 % interval."""
+
 Where = tuple[Pool, Resource]
 """A resource of a pool, in all directions."""
 
@@ -47,7 +50,7 @@ class Spread:
         if self.uniform:
             return draw.uniform(self.low, self.high, size)
         middle = 0.5 * (np.log(self.low) + np.log(self.high))
-        sigma = (np.log(self.high) - np.log(self.low)) / (2 * 1.959963984540054)
+        sigma = (np.log(self.high) - np.log(self.low)) / (2 * NORMAL_95)
         return np.asarray(np.exp(draw.normal(middle, sigma, size)))
 
 

@@ -22,8 +22,8 @@ from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.profile import FIGURES
 from dualpath_model.scenario import Scenario
 from solvers.alternatives import quick
+from solvers.robust import NORMAL_95
 
-_NORMAL_95 = 1.959963984540054
 SAMPLES = 400
 SAMPLES_UNEVEN = 60
 """Where every draw is an LP: uneven pools, several classes of traffic, or locality."""
@@ -124,7 +124,7 @@ def uncertainty(
 
 def _factors(figure: MeasuredFigure, draw: np.random.Generator, samples: int) -> Array:
     """Draw factors of a figure: its value is the median, so that half of the plans are worse."""
-    deviates = draw.standard_normal(samples) / _NORMAL_95
+    deviates = draw.standard_normal(samples) / NORMAL_95
     down, up = math.log(figure.value / figure.low), math.log(figure.high / figure.value)
     factors: Array = np.exp(deviates * np.where(deviates < 0, down, up))
     return factors
