@@ -101,7 +101,7 @@ def _draw(axes: Any, panel: Panel) -> None:
         _draw_axis(axes, axes.yaxis, panel.y)
     if panel.kind == "intervals":
         axes.axvline(1.0, color="#333333", lw=0.8, ls=":")
-    wide = 42 if panel.rows and panel.part is not None else 56
+    wide = 42 if panel.rows and panel.part is not None else 48
     title = "\n".join(textwrap.wrap(_shortened(panel.title, 2 * wide), wide))
     axes.set_title(title, fontsize=9.5, loc="left")
     axes.grid(visible=True, color="#e5e5e5", lw=0.6)
