@@ -27,6 +27,15 @@ np.seterr(divide="raise", invalid="raise", over="raise")
 ROOT = Path(__file__).parent.parent
 
 
+def uncounted() -> dict[str, str]:
+    """Return an environment in which a process does not count lines.
+
+    The counter's trace function drops a KeyboardInterrupt that arrives while it looks a file up, so a
+    process that counts may live on after Ctrl-C.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 @pytest.fixture(scope="session")
 def paper_node() -> Node:
     """The node of the paper's analysis: g = 8, s = 1, B = 50 GB/s, M = 500 GB/s."""

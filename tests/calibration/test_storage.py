@@ -23,7 +23,7 @@ from calibration.storage_load import ReadLoad
 from dualpath_model.errors import InputError
 from dualpath_model.profile import FIGURES, PartName
 from tests.calibration.traces import disk_used, held, names
-from tests.conftest import ROOT
+from tests.conftest import ROOT, uncounted
 
 MIB = 2**20
 MEASURE = """
@@ -379,6 +379,7 @@ def test_a_measurement_that_is_ended_leaves_nothing(
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env=uncounted(),
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
