@@ -35,7 +35,7 @@ from dualpath_model.loads import (
 from dualpath_model.parameters import SchedulerRules
 from dualpath_model.paths import PAPER, Payload, Phase, Pool, Resource, StepTable
 from dualpath_model.quantities import Bytes, BytesPerSecond, Seconds
-from dualpath_model.workload import Workload, from_moments
+from dualpath_model.workload import Workload, from_moments, scaled
 from dualpath_model.yaml_lines import Document
 
 MOST_NODES = 100_000
@@ -148,12 +148,27 @@ class MomentsSpec(_Spec):
         return self
 
 
+Factor = Annotated[float, Field(ge=0.0, le=1e6, strict=True)]
+
+
+class ScaleSpec(_Spec):
+    """What if contexts were shorter, or more of them hit? Factors on every turn of the source."""
+
+    context: Factor = Field(default=1.0, description="on the hit tokens")
+    append: Factor = Field(default=1.0, description="on the miss tokens")
+    generate: Factor = Field(default=1.0, description="on the output tokens")
+    hit_rate: Annotated[float, Field(ge=0.0, lt=1.0, strict=True)] | None = Field(
+        default=None, description="of all turns together, at the same prompts; after the factors"
+    )
+
+
 class WorkloadSpec(_Spec):
-    """Exactly one source of sessions."""
+    """Exactly one source of sessions, and how their turns are scaled."""
 
     synthetic: SyntheticSpecModel | None = None
     trace: TraceSpec | str | None = None
     moments: MomentsSpec | None = None
+    scale: ScaleSpec | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> WorkloadSpec:
@@ -396,8 +411,22 @@ def parse_spec(document: Document) -> ScenarioSpec:
         raise yaml_lines.explain(error, document, ScenarioSpec) from None
 
 
-def resolve(spec: ScenarioSpec, base_dir: Path, document: Document | None = None) -> Scenario:
-    """Look up everything that ``spec`` names; ``document`` gives the lines for messages."""
+ReadWorkload = Callable[["WorkloadSpec", Path, int], Workload]
+"""Reads a source of sessions: its spec, the folder of relative paths, tokens in a block."""
+
+
+def resolve(
+    spec: ScenarioSpec,
+    base_dir: Path,
+    document: Document | None = None,
+    *,
+    read: ReadWorkload | None = None,
+) -> Scenario:
+    """Look up everything that ``spec`` names; ``document`` gives the lines for messages.
+
+    ``read``: instead of :func:`read_workload`, such as one that remembers what it has read.
+    """
+    read = read or read_workload
 
     def at(*location: str | int) -> _Place:
         return _Place(document, location)
@@ -416,11 +445,11 @@ def resolve(spec: ScenarioSpec, base_dir: Path, document: Document | None = None
     classes: list[WorkloadClass] = []
     if spec.workload is not None:
         with at("workload"):
-            workload = _resolve_workload(spec.workload, base_dir, block_tokens)
+            workload = _scaled(spec.workload, base_dir, block_tokens, read)
         classes.append(WorkloadClass("all", workload, share=1.0))
     for index, part in enumerate(spec.classes or []):
         with at("classes", index, "workload"):
-            workload = _resolve_workload(part.workload, base_dir, block_tokens)
+            workload = _scaled(part.workload, base_dir, block_tokens, read)
         classes.append(WorkloadClass(part.name, workload, part.share, part.requests_per_s))
     for pool in (Pool.PREFILL, Pool.DECODE):
         parallel = getattr(spec.parallelism, pool.value)
@@ -554,7 +583,15 @@ def _resolve_cluster(
     return cluster, (zones["prefill"], zones["decode"])
 
 
-def _resolve_workload(spec: WorkloadSpec, base_dir: Path, block_tokens: int) -> Workload:
+def _scaled(spec: WorkloadSpec, base_dir: Path, block_tokens: int, read: ReadWorkload) -> Workload:
+    if spec.scale is None:
+        return read(spec, base_dir, block_tokens)
+    source = read(spec.model_copy(update={"scale": None}), base_dir, block_tokens)
+    return scaled(source, **spec.scale.model_dump())
+
+
+def read_workload(spec: WorkloadSpec, base_dir: Path, block_tokens: int) -> Workload:
+    """Read or generate the sessions of ``spec``, not scaled. Raises InputError."""
     if spec.moments is not None:
         given = spec.moments
         prompt, hit, miss = given.prompt_tokens, given.hit_tokens, given.miss_tokens

@@ -8,7 +8,7 @@ then generates *output* tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -176,6 +176,56 @@ def from_moments(hit_tokens: float, miss_tokens: float, output_tokens: float) ->
         offsets=np.array([0, 1]),
         source="workload.moments",
     )
+
+
+def scaled(
+    workload: Workload,
+    *,
+    context: float = 1.0,
+    append: float = 1.0,
+    generate: float = 1.0,
+    hit_rate: float | None = None,
+) -> Workload:
+    """Return the same turns with other lengths: what if contexts were half as long?
+
+    Hit tokens are multiplied by ``context``, miss tokens by ``append``, output tokens by ``generate``.
+    ``hit_rate`` (of all turns together, 0 to below 1) then moves tokens between hit and miss while
+    prompts stay as long: fewer hits in proportion, or fewer misses. Counts of blocks are dropped.
+    Raises InputError for factors that leave nothing to prefill, and for a hit rate above 0 where
+    there is no hit to start from.
+    """
+    for name, factor in (("context", context), ("append", append), ("generate", generate)):
+        if not (np.isfinite(factor) and factor >= 0):
+            raise InputError(f"scale.{name} is {factor:g}; it must be a number of 0 or more")
+    hit, miss = workload.hit_tokens * context, workload.miss_tokens * append
+    if hit_rate is not None:
+        hit, miss = _with_hit_rate(hit, miss, hit_rate)
+    return replace(
+        workload,
+        prompt_tokens=hit + miss,
+        hit_tokens=hit,
+        output_tokens=workload.output_tokens * generate,
+        source=f"{workload.source}, scaled",
+        hit_blocks=0,
+        prompt_blocks=0,
+    )
+
+
+def _with_hit_rate(hit: FloatArray, miss: FloatArray, rate: float) -> tuple[FloatArray, FloatArray]:
+    if not 0.0 <= rate < 1.0:
+        raise InputError(f"scale.hit_rate is {rate:g}; it must be from 0 to below 1")
+    prompt = hit + miss
+    now = float(hit.sum() / prompt.sum())
+    if rate <= now:
+        kept = hit * (rate / now) if now else hit
+        return kept, prompt - kept
+    if now == 0.0:
+        raise InputError(
+            f"scale.hit_rate is {rate:g}, but no turn of this workload hits anything; "
+            f"which tokens would hit is not known, so leave it out"
+        )
+    left = miss * ((1.0 - rate) / (1.0 - now))
+    return prompt - left, left
 
 
 def from_sessions(sessions: list[Session], source: str = "given") -> Workload:

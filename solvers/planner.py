@@ -175,8 +175,11 @@ def to_json(plan: Plan) -> dict[str, Any]:
     return asdict(plan)
 
 
-def plan(scenario: Scenario, *, backend: linear.Backend = "auto") -> Plan:
+def plan(scenario: Scenario, *, backend: linear.Backend = "auto", intervals: bool = True) -> Plan:
     """Answer everything the static models know about ``scenario``.
+
+    Without ``intervals`` the plan's ``uncertainty`` is None: on measured nodes they take seconds, all
+    else milliseconds.
 
     Raises InfeasibleError if the LLM does not fit the GPUs or the TPOT cannot be met.
     """
@@ -237,7 +240,7 @@ def plan(scenario: Scenario, *, backend: linear.Backend = "auto") -> Plan:
             token_bytes=read_bytes_per_token(scenario.llm, means, scenario.serving.kv_dtype),
         ),
         notes=_notes(scenario),
-        uncertainty=uncertainty(scenario),
+        uncertainty=uncertainty(scenario) if intervals else None,
     )
 
 

@@ -57,6 +57,19 @@ def test_moments_may_be_given_by_any_two(tmp_path: Path) -> None:
         assert (workload.hit_tokens[0], workload.miss_tokens[0]) == (30_000, 400)
 
 
+def test_a_source_of_sessions_can_be_scaled(tmp_path: Path) -> None:
+    text = BASE.replace(
+        "workload:\n", "workload:\n  scale: {context: 0.5, append: 2, generate: 3, hit_rate: 0.9}\n"
+    )
+    workload = load_scenario(written(tmp_path, text)).workload
+    assert workload.mean_prompt_tokens == 15_800
+    assert workload.hit_rate == pytest.approx(0.9)
+    assert workload.mean_output_tokens == 528
+    wrong = text.replace("hit_rate: 0.9", "hit_rate: 1.5")
+    with pytest.raises(InputError, match=r"yaml:\d+: workload.scale.hit_rate: 1.5 is not allowed"):
+        load_scenario(written(tmp_path, wrong))
+
+
 def test_groups_overrides_and_shared_limits(tmp_path: Path) -> None:
     text = BASE.replace(
         "  prefill: {node: paper-hopper, count: 2}",

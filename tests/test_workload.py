@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dualpath_model.errors import InputError
-from dualpath_model.workload import Session, Turn, Workload, from_moments, from_sessions
+from dualpath_model.workload import Session, Turn, Workload, from_moments, from_sessions, scaled
 
 SESSIONS = [
     Session("a", (Turn(100, 0, 10), Turn(150, 64, 20, 3.5)), 0.0),
@@ -70,3 +72,64 @@ def test_sub_agents_are_counted_by_session() -> None:
     )
     assert (workload.sub_agents, workload.sub_agent_turns) == (3, 4)
     assert from_moments(10, 5, 1).sub_agents == 0
+
+
+# ---- other lengths ----------------------------------------------------------------------------------
+
+
+def _turns(hit: list[float], miss: list[float], output: list[float]) -> Workload:
+    count = len(hit)
+    return Workload(
+        prompt_tokens=np.array(hit) + np.array(miss),
+        hit_tokens=np.array(hit, dtype=float),
+        output_tokens=np.array(output, dtype=float),
+        think_time_s=np.zeros(count),
+        start_s=np.zeros(1),
+        offsets=np.array([0, count]),
+    )
+
+
+LENGTHS = st.floats(0.5, 1e5)
+
+
+@given(
+    st.lists(st.tuples(LENGTHS, LENGTHS, LENGTHS), min_size=1, max_size=6),
+    st.floats(0.0, 10.0),
+    st.floats(0.01, 10.0),
+    st.floats(0.0, 10.0),
+)
+def test_factors_multiply_every_turn(
+    turns: list[tuple[float, float, float]], context: float, append: float, generate: float
+) -> None:
+    before = _turns(*(list(column) for column in zip(*turns, strict=True)))
+    found = scaled(before, context=context, append=append, generate=generate)
+    np.testing.assert_allclose(found.hit_tokens, before.hit_tokens * context)
+    np.testing.assert_allclose(found.miss_tokens, before.miss_tokens * append, atol=1e-6)
+    np.testing.assert_allclose(found.output_tokens, before.output_tokens * generate)
+    assert found.session_count == before.session_count
+
+
+@given(
+    st.lists(st.tuples(LENGTHS, LENGTHS, LENGTHS), min_size=1, max_size=6), st.floats(0.0, 0.9999)
+)
+def test_a_hit_rate_keeps_the_prompts(
+    turns: list[tuple[float, float, float]], rate: float
+) -> None:
+    before = _turns(*(list(column) for column in zip(*turns, strict=True)))
+    found = scaled(before, hit_rate=rate)
+    np.testing.assert_allclose(found.prompt_tokens, before.prompt_tokens)
+    assert found.hit_rate == pytest.approx(rate, abs=1e-9)
+    more = found.hit_tokens - before.hit_tokens
+    assert (more >= -1e-6).all() or (more <= 1e-6).all(), "all turns go the same way"
+
+
+def test_what_cannot_be_scaled_is_said() -> None:
+    cold = _turns([0.0], [10.0], [1.0])
+    with pytest.raises(InputError, match=r"hit_rate is 0.5, but no turn .* hits"):
+        scaled(cold, hit_rate=0.5)
+    with pytest.raises(InputError, match="from 0 to below 1"):
+        scaled(cold, hit_rate=1.0)
+    with pytest.raises(InputError, match="scale.context is nan"):
+        scaled(cold, context=float("nan"))
+    with pytest.raises(InputError, match="nothing to prefill"):
+        scaled(_turns([5.0], [10.0], [1.0]), append=0.0)
