@@ -280,6 +280,22 @@ def capacity(
 
 
 @app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8501,
+    address: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a web browser.")
+    ] = True,
+) -> None:
+    """Serve the what-if dashboard: move sliders, see what limits, what helps and by how much."""
+    from app.dashboard.serve import serve
+
+    serve(address, port, browser=browser)
+
+
+@app.command()
 def reproduce(
     only: Annotated[
         list[str] | None, typer.Option(help="One experiment; repeatable. Default: all.")

@@ -52,7 +52,8 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
         f"Both paths: {view.rate(sides.prefill)} of KV-cache read by prefill nodes, "
         f"{view.rate(sides.decode)} by decode nodes"
     )
-    return layout(figure, title, 460)
+    margin = {"l": 20, "r": 130, "t": 60, "b": 30}  # for the label of the last column but one
+    return layout(figure, title, 460, margin=margin)
 
 
 _Link = tuple[str, str, float, str]
@@ -215,7 +216,6 @@ def ratio_axis(plan: Plan) -> Any:
         yanchor="bottom",
         text=f"this cluster: {found.ratio:.3g}",
         showarrow=False,
-        font={"color": colour},
     )
     figure.update_xaxes(
         type="log",

@@ -45,7 +45,7 @@ def figure(panel: Panel) -> Any:
         drawn,
         panel.title,
         160 + 21 * len(panel.rows) if panel.rows else 430,
-        margin={"l": 80, "r": 30, "t": 80, "b": 55},
+        margin={"l": 80, "r": 50, "t": 80, "b": 55},
         title_y=0.97 if not panel.rows else None,
         title_yanchor="top",
         legend=legend,

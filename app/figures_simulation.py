@@ -274,7 +274,7 @@ def _layout(figure: Any, title: str, height: int, **more: Any) -> Any:
         height,
         title_y=0.97,
         title_yanchor="top",
-        margin={"l": 70, "r": 30, "t": 80, "b": 55},
+        margin={"l": 70, "r": 50, "t": 80, "b": 55},
         legend=legend,
         **more,
     )

@@ -43,15 +43,48 @@ FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "s
 
 def layout(figure: Any, title: str, height: int, **more: Any) -> Any:
     """Give a plotly figure its title, escaped, and the look of all of them; return it."""
-    figure.update_layout(
-        title={"text": html.escape(title), "x": 0, "xanchor": "left", "font": {"size": 16}},
-        template="plotly_white",
-        font=FONT,
-        height=height,
-        margin={"l": 20, "r": 30, "t": 70, "b": 50},
-    )
-    figure.update_layout(**more)
-    return figure
+    usual = {
+        "title": {"text": html.escape(title), "x": 0, "xanchor": "left", "font": {"size": 16}},
+        "template": _TEMPLATE,
+        "font": FONT,
+        "height": height,
+        "margin": {"l": 20, "r": 50, "t": 70, "b": 50},
+        "modebar": {"orientation": "v"},  # beside the figure, not over its title
+    }
+    # At once: plotly takes milliseconds for every update, a dashboard draws many figures a second.
+    return figure.update_layout({**usual, **_unfolded(usual, more)})
+
+
+def _unfolded(usual: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return ``more`` with ``title_y=...`` put into the title, as plotly's own magic underscores do."""
+    titles = {
+        name.removeprefix("title_"): more.pop(name)
+        for name in list(more)
+        if name.startswith("title_")
+    }
+    return {**more, "title": usual["title"] | titles} if titles else more
+
+
+_AXIS = {
+    "gridcolor": "#EBF0F8",
+    "linecolor": "#EBF0F8",
+    "zerolinecolor": "#EBF0F8",
+    "zerolinewidth": 2,
+    "title": {"standoff": 15},
+    "automargin": True,
+}
+# What our figures need of plotly_white, whose 200 entries cost more time than a whole figure.
+_TEMPLATE = {
+    "layout": {
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "font": {"color": "#2a3f5f"},
+        "hoverlabel": {"align": "left"},
+        "hovermode": "closest",
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+}
 
 
 def pictures(figures: Sequence[Any]) -> str:

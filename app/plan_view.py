@@ -286,6 +286,16 @@ def headline(plan: Plan) -> str:
     )
 
 
+def about(plan: Plan) -> str:
+    """Return what was planned, in one line."""
+    work = plan.workload
+    return (
+        f"{plan.llm} ({plan.kv_dtype} KV-cache), {plan.prefill_nodes} prefill and {plan.decode_nodes} "
+        f"decode nodes; {work.hit_rate:.1%} of {work.mean_prompt_tokens:,.0f} prompt tokens are read "
+        f"back, {show(work.read_bytes_per_request, Dimension.BYTES)} a request"
+    )
+
+
 def saturation_sentence(plan: Plan) -> str:
     """Return which capacities the plan uses up."""
     full = [bar.label for bar in bars(plan) if bar.saturated]

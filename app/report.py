@@ -34,17 +34,8 @@ def report_html(plan: Plan, scenario: Scenario) -> str:
     return page(
         f"{name}: plan",
         view.headline(plan),
-        f"{name} · {_about(plan)}",
+        f"{name} · {view.about(plan)}",
         [_tiles(plan), pictures(drawn), _tables(plan, scenario)],
-    )
-
-
-def _about(plan: Plan) -> str:
-    work = plan.workload
-    return (
-        f"{plan.llm} ({plan.kv_dtype} KV-cache), {plan.prefill_nodes} prefill and {plan.decode_nodes} "
-        f"decode nodes; {work.hit_rate:.1%} of {work.mean_prompt_tokens:,.0f} prompt tokens are read "
-        f"back, {show(work.read_bytes_per_request, Dimension.BYTES)} a request"
     )
 
 

@@ -1,0 +1,74 @@
+"""The script that Streamlit runs for every move: sidebar, one page, and the link."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import streamlit as st
+
+from app.dashboard import session, sidebar
+from dualpath_model.errors import DualPathError, InfeasibleError
+
+PAGES = {
+    "plan": ("Plan", ":material/route:"),
+    "whatif": ("What-if", ":material/grid_on:"),
+    "workload": ("Workload", ":material/timeline:"),
+    "simulate": ("Simulate", ":material/play_circle:"),
+    "calibration": ("Calibration", ":material/speed:"),
+    "deploy": ("Deploy", ":material/download:"),
+    "paper": ("Paper", ":material/menu_book:"),
+}
+"""Name in the address, title and icon of each page; its module is in ``app.dashboard.pages``."""
+
+
+# A laptop's screen shows the headline and the first picture without scrolling.
+_STYLE = """<style>
+[data-testid="stMetricValue"] { font-size: 1.3rem; }
+[data-testid="stMetric"] { padding: 0.4rem 0.9rem !important; }
+[data-testid="stMainBlockContainer"] { padding: 2.5rem 2.5rem 4rem; }
+[data-testid="stMain"] h1 { padding: 0; font-size: 1.8rem; }
+[data-testid="stMain"] h3 { padding: 0.3rem 0; font-size: 1.25rem; }
+</style>"""
+
+
+def run() -> None:
+    """Draw the page that the address names."""
+    st.set_page_config(page_title="dualpath", layout="wide", menu_items={})
+    shown = st.navigation(
+        [
+            st.Page(_draws(name), title=title, icon=icon, url_path=name, default=name == "plan")
+            for name, (title, icon) in PAGES.items()
+        ]
+    )
+    shown.run()
+
+
+def run_page(name: str) -> None:
+    """Draw one page; ``name`` is one of :data:`PAGES`."""
+    try:
+        asked = sidebar.ask()
+        st.html(_STYLE)
+        st.title(PAGES[name][0], anchor=False)
+        try:
+            importlib.import_module(f"app.dashboard.pages.{name}").render(asked)
+        except InfeasibleError as error:
+            st.warning(
+                sidebar.sentence(error) + " Move a knob, or go back to the scenario as it is.",
+                icon=":material/block:",
+            )
+        except DualPathError as error:
+            st.error(sidebar.sentence(error), icon=":material/error:")
+    finally:
+        session.save()
+
+
+def _draws(name: str) -> Callable[[], None]:
+    def draw() -> None:
+        run_page(name)
+
+    return draw
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,111 @@
+"""The plan of the scenario: what limits, how to split the reads, what that gains, what to buy."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import streamlit as st
+
+from app import figures
+from app import plan_view as view
+from app.dashboard import answers, frames, session
+from app.dashboard.question import Question
+from app.dashboard.sidebar import plain
+from solvers.planner import Plan
+
+
+def render(asked: Question) -> None:
+    """Draw the page."""
+    plan = answers.plan_of(asked)
+    st.subheader(plain(view.headline(plan)), anchor=False)
+    st.caption(plain(f"{plan.scenario} · {view.about(plan)}"))
+    frames.tiles(_tiles(plan))
+    for name, drawn in _figures(asked).items():
+        frames.figure(drawn, name)
+    _intervals(asked)
+    if plan.notes:
+        st.subheader("Notes", anchor=False)
+        st.markdown("\n".join(f"- {plain(note)}" for note in plan.notes))
+
+
+def _tiles(plan: Plan) -> list[tuple[str, str, str]]:
+    compute = (
+        "not limiting" if plan.fraction_of_oracle is None else f"{plan.fraction_of_oracle:.0%}"
+    )
+    return [
+        (
+            "limits today",
+            view.words(plan.bottleneck_basic),
+            "What runs out first while only the prefill nodes read from storage (called Basic).",
+        ),
+        ("limits then", view.words(plan.bottleneck), "What runs out first with both read paths."),
+        (
+            "read through decode nodes",
+            f"{plan.split:.1%}",
+            "The split: share of the bytes read from storage that should go through the decode nodes' "
+            "storage NICs and on to the prefill nodes over the compute network.",
+        ),
+        (
+            "with both paths",
+            f"{plan.throughput_requests_per_s:,.1f} requests/s",
+            "The most requests a second that the cluster can serve at the best split.",
+        ),
+        (
+            "over Basic",
+            f"{plan.speedup_over_basic:.2f}x",
+            f"Against {plan.throughput_basic_requests_per_s:,.1f} requests/s while only prefill nodes "
+            "read.",
+        ),
+        (
+            "of the compute limit",
+            compute,
+            "How near that comes to what the GPUs could do if moving KV-cache cost nothing (called "
+            "Oracle).",
+        ),
+    ]
+
+
+@lru_cache(64)
+def _figures(asked: Question) -> dict[str, Any]:
+    plan, scenario = answers.plan_of(asked), answers.scenario_of(asked)
+    return {
+        "flows": figures.sankey(plan, scenario),
+        "utilisation": figures.utilisation_bars(plan),
+        "ratio": figures.ratio_axis(plan),
+        "upgrades": figures.upgrades_chart(plan),
+        "neighbours": figures.neighbours_chart(plan),
+    }
+
+
+def _intervals(asked: Question) -> None:
+    """Show how sure the plan is where nodes were measured; that takes seconds, so it is asked for."""
+    nodes = (
+        *answers.scenario_of(asked).cluster.prefill,
+        *answers.scenario_of(asked).cluster.decode,
+    )
+    if all(node.measured is None for node in nodes):
+        return
+    st.subheader("How sure is this?", anchor=False)
+    if not st.toggle(
+        "Work out the intervals from the measured rates",
+        key=session.control("plan.intervals", False),
+        help="95 % intervals, by planning again with rates drawn from the profile's own intervals; "
+        "takes some seconds.",
+    ):
+        return
+    with st.spinner("Planning again and again"):
+        found = answers.intervals_of(asked)
+    if found is None:
+        st.info("None of the measured figures has an interval.")
+        return
+    heads = ("figure", "value", "95 % interval")
+    frames.rows(
+        [dict(zip(heads, row, strict=True)) for row in view.interval_rows(found)], "intervals"
+    )
+    narrow = view.narrowing_rows(found)
+    if narrow:
+        heads = ("measured figure", "its interval", "if it were known exactly")
+        frames.rows([dict(zip(heads, row, strict=True)) for row in narrow], "narrowing")
+    for text in view.uncertainty_remarks(found):
+        st.caption(plain(text))
