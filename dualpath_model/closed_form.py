@@ -145,14 +145,14 @@ def of_loads(loads: Loads) -> tuple[Demand, dict[Key, float]]:
     for _, group in loads.all_groups():
         demand = demand + group.demand
         capacity |= {key: rate * group.count for key, rate in group.capacity.items()}
-    return demand, {key: capacity[key] for key in sorted(capacity, key=_reading_order)}
+    return demand, {key: capacity[key] for key in sorted(capacity, key=reading_order)}
 
 
 _RESOURCE_ORDER = {resource: position for position, resource in enumerate(Resource)}
 _POOL_ORDER = {pool: position for position, pool in enumerate(Pool)}
 
 
-def _reading_order(key: Key) -> tuple[int, int, str]:
+def reading_order(key: Key) -> tuple[int, int, str]:
     """Prefill before decode before shared; within a pool as :class:`Resource` lists them."""
     return _POOL_ORDER[key.pool], _RESOURCE_ORDER[key.resource], key.direction.value
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from dualpath_model.cluster import Cluster, Efficiencies, Node, groups, movement_capacity
 from dualpath_model.errors import InfeasibleError
@@ -30,6 +31,7 @@ from dualpath_model.quantities import Dimension, show
 from dualpath_model.workload import Workload
 
 Amount = Tokens
+Mask = npt.NDArray[np.bool_]
 Payloads = Mapping[Payload, Amount]
 
 PREFILL_GPU = Key(Pool.PREFILL, Resource.GPU, Direction.COMPUTE)
@@ -293,6 +295,42 @@ def decode_point(
     return DecodePoint(low, step_s(low), "tpot", weights(low))
 
 
+def decode_points(
+    llm: Llm,
+    means: RequestMeans,
+    node: Node,
+    serving: Serving,
+    slo: Slo,
+    efficiencies: Efficiencies,
+    pool_gpus: int,
+) -> tuple[DecodePoint, dict[str, Mask]]:
+    """Return :func:`decode_point` for means that are arrays (which broadcast), the point's figures too.
+
+    The masks say where it cannot be, by reason; the figures there are those of a batch of one. Raises
+    InfeasibleError where the weights alone do not fit.
+    """
+    copies = llm.replication(serving.decode.tensor) / serving.decode.tensor
+    free = hbm_space(llm, node, serving.decode, efficiencies, pool_gpus)
+    step = decode_step(llm, means, node, serving, efficiencies, pool_gpus)
+    fits = free / (np.asarray(means.decode_context_bytes) * copies)
+    one = np.ones_like(fits * np.asarray(means.decode_read_bytes))
+    too_large, too_slow = one * fits < 1.0, np.asarray(step.seconds(one)) > slo.tpot_s
+    low, high = one, np.maximum(one * fits, one)
+    roomy = np.asarray(step.seconds(high)) <= slo.tpot_s
+    for _ in range(60):  # to the last bits of a float
+        middle = 0.5 * (low + high)
+        within = np.asarray(step.seconds(middle)) <= slo.tpot_s
+        low, high = np.where(within, middle, low), np.where(within, high, middle)
+    batch = np.where(roomy, np.maximum(one * fits, one), low)
+    point = DecodePoint(batch, step.seconds(batch), "", step.weight_bytes(batch))
+    why = {
+        f"one request's KV-cache does not fit beside the weights in the HBM of {node.name}": too_large,
+        f"slo.tpot cannot be met on {node.name}, not even by one request at a time": too_slow
+        & ~too_large,
+    }
+    return point, why
+
+
 @dataclass(frozen=True)
 class DecodeStep:
     """One decode step of an engine as a function of its batch, as in a roofline."""
@@ -309,13 +347,15 @@ class DecodeStep:
     def weight_bytes(self, batch: float) -> float:
         """Return the weight bytes that one GPU reads with ``batch`` requests on every engine."""
         tokens = batch * self.expert / self.tensor
-        return float(self.llm.decode_weight_read_bytes(self.tensor, self.expert, tokens))
+        read = self.llm.decode_weight_read_bytes(self.tensor, self.expert, tokens)
+        return read if isinstance(batch, np.ndarray) else float(read)
 
     def seconds(self, batch: float) -> float:
         """Return fixed_s + max(bytes read / HBM rate, FLOPs / GPU rate) of one GPU, seconds."""
         copies = self.llm.replication(self.tensor) / self.tensor
         read = self.weight_bytes(batch) + batch * self.means.decode_read_bytes * copies
-        return self.fixed_s + max(
+        larger = np.maximum if isinstance(batch, np.ndarray) else max
+        return self.fixed_s + larger(
             read / self.hbm_bytes_per_s,
             batch * self.means.decode_flops / self.tensor / self.flop_per_s,
         )
@@ -426,6 +466,57 @@ class Loads:
                 yield pool, group
 
 
+def request_movement(llm: Llm, means: RequestMeans, serving: Serving) -> Demand:
+    """Return the bytes that a request of these means moves over each capacity, for all its ranks."""
+    return movement(
+        serving.table,
+        means.payloads,
+        cache_share=serving.dram_cache_hit_share,
+        replication={
+            Pool.PREFILL: llm.replication(serving.prefill.tensor),
+            Pool.DECODE: llm.replication(serving.decode.tensor),
+        },
+    )
+
+
+def node_load(
+    pool: Pool,
+    node: Node,
+    positions: tuple[int, ...],
+    moved: Demand,
+    llm: Llm,
+    means: RequestMeans,
+    serving: Serving,
+    efficiencies: Efficiencies,
+    pool_gpus: int,
+    point: DecodePoint | None,
+    limits: frozenset[Resource] = frozenset(Resource),
+) -> NodeLoad:
+    """Return what a request asks of nodes that are alike, and what one of them has.
+
+    ``moved``: :func:`request_movement`; ``point``: the operating point of a decode node. Means and point
+    may be arrays, which broadcast. Raises InfeasibleError if the LLM does not fit the GPUs.
+    """
+    parallelism = serving.prefill if pool is Pool.PREFILL else serving.decode
+    space = hbm_space(llm, node, parallelism, efficiencies, pool_gpus)
+    capacity = movement_capacity(node, pool, efficiencies)
+    own = efficiencies.on(node)
+    hbm = node.gpus * node.gpu.hbm_bytes_per_s * own.hbm
+    rate = node.gpus * node.gpu.flop_per_s(llm.compute_dtype)
+    if point is None:
+        compute = Demand({PREFILL_GPU: means.prefill_work(node)})
+        capacity |= {PREFILL_HBM: hbm, PREFILL_GPU: rate * own.prefill_mfu}
+    else:
+        compute = _decode_compute(llm, means, serving, point)
+        capacity |= {DECODE_HBM: hbm, DECODE_SPACE: node.gpus * space}
+        capacity[DECODE_GPU] = rate * own.decode_mfu
+    demand = moved.only(pool) + compute
+    if node.shares_nic:
+        demand = demand.on_shared_nic(pool)
+    limiting = {key: rate for key, rate in capacity.items() if key.resource in limits}
+    return NodeLoad(node, positions, demand, compute, limiting, point)
+
+
 def cluster_loads(
     cluster: Cluster,
     llm: Llm,
@@ -439,41 +530,28 @@ def cluster_loads(
 
     Raises InfeasibleError if the LLM does not fit the GPUs or the TPOT cannot be met.
     """
-    moved = movement(
-        serving.table,
-        means.payloads,
-        cache_share=serving.dram_cache_hit_share,
-        replication={
-            Pool.PREFILL: llm.replication(serving.prefill.tensor),
-            Pool.DECODE: llm.replication(serving.decode.tensor),
-        },
-    )
+    moved = request_movement(llm, means, serving)
     grouped: dict[Pool, tuple[NodeLoad, ...]] = {}
     for pool in (Pool.PREFILL, Pool.DECODE):
         pool_gpus = sum(node.gpus for node in cluster.nodes(pool))
-        parallelism = serving.prefill if pool is Pool.PREFILL else serving.decode
-        loads = []
-        for node, positions in groups(cluster.nodes(pool)).items():
-            space = hbm_space(llm, node, parallelism, efficiencies, pool_gpus)
-            capacity = movement_capacity(node, pool, efficiencies)
-            own = efficiencies.on(node)
-            hbm = node.gpus * node.gpu.hbm_bytes_per_s * own.hbm
-            rate = node.gpus * node.gpu.flop_per_s(llm.compute_dtype)
-            point = None
-            if pool is Pool.PREFILL:
-                compute = Demand({PREFILL_GPU: means.prefill_work(node)})
-                capacity |= {PREFILL_HBM: hbm, PREFILL_GPU: rate * own.prefill_mfu}
-            else:
-                point = decode_point(llm, means, node, serving, slo, efficiencies, pool_gpus)
-                compute = _decode_compute(llm, means, serving, point)
-                capacity |= {DECODE_HBM: hbm, DECODE_SPACE: node.gpus * space}
-                capacity[DECODE_GPU] = rate * own.decode_mfu
-            demand = moved.only(pool) + compute
-            if node.shares_nic:
-                demand = demand.on_shared_nic(pool)
-            limiting = {key: rate for key, rate in capacity.items() if key.resource in limits}
-            loads.append(NodeLoad(node, tuple(positions), demand, compute, limiting, point))
-        grouped[pool] = tuple(loads)
+        grouped[pool] = tuple(
+            node_load(
+                pool,
+                node,
+                tuple(positions),
+                moved,
+                llm,
+                means,
+                serving,
+                efficiencies,
+                pool_gpus,
+                decode_point(llm, means, node, serving, slo, efficiencies, pool_gpus)
+                if pool is Pool.DECODE
+                else None,
+                limits,
+            )
+            for node, positions in groups(cluster.nodes(pool)).items()
+        )
     return Loads(
         prefill=grouped[Pool.PREFILL],
         decode=grouped[Pool.DECODE],

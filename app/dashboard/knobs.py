@@ -15,12 +15,12 @@ from app.dashboard.question import Value
 from dualpath_model.catalog.files import looks_like_path, shipped
 from dualpath_model.catalog.llms import llm_names, load_llm
 from dualpath_model.catalog.nodes import gpu_names
-from dualpath_model.cluster import Node, groups
 from dualpath_model.errors import DualPathError, InputError
 from dualpath_model.llm import KvDtype
 from dualpath_model.paths import Pool
 from dualpath_model.quantities import Dimension, parse
 from dualpath_model.scenario import Scenario
+from solvers.parameters import commonest, mean_tokens
 
 Data = dict[str, Any]
 
@@ -115,11 +115,6 @@ def moved(
 # ---- reading a scenario --------------------------------------------------------------------------
 
 
-def _commonest(scenario: Scenario, pool: Pool) -> Node:
-    alike = groups(scenario.cluster.nodes(pool))
-    return max(alike, key=lambda node: len(alike[node]))
-
-
 def _count(pool: Pool) -> Callable[[Scenario], Slider]:
     def ask(scenario: Scenario) -> Slider:
         now = len(scenario.cluster.nodes(pool))
@@ -130,7 +125,7 @@ def _count(pool: Pool) -> Callable[[Scenario], Slider]:
 
 def _snics(pool: Pool) -> Callable[[Scenario], Slider]:
     def ask(scenario: Scenario) -> Slider:
-        now = _commonest(scenario, pool).snics
+        now = commonest(scenario, pool).snics
         return Slider(now, 0, max(8, 2 * now), 1, "%d")
 
     return ask
@@ -142,18 +137,18 @@ def _rate(value: float, unit: float, step: int, most: int, form: str) -> Slider:
 
 
 def _snic_rate(scenario: Scenario) -> Slider | None:
-    node = _commonest(scenario, Pool.PREFILL)
-    node = node if node.snics else _commonest(scenario, Pool.DECODE)
+    node = commonest(scenario, Pool.PREFILL)
+    node = node if node.snics else commonest(scenario, Pool.DECODE)
     return _rate(node.snic_bytes_per_s, GIGABIT, 25, 800, "%g Gbps") if node.snics else None
 
 
 def _cnic_rate(scenario: Scenario) -> Slider:
-    rate = _commonest(scenario, Pool.PREFILL).cnic_bytes_per_s
+    rate = commonest(scenario, Pool.PREFILL).cnic_bytes_per_s
     return _rate(rate, GIGABIT, 25, 800, "%g Gbps")
 
 
 def _dram_rate(scenario: Scenario) -> Slider | None:
-    rate = _commonest(scenario, Pool.PREFILL).dram_bytes_per_s
+    rate = commonest(scenario, Pool.PREFILL).dram_bytes_per_s
     return None if rate is None else _rate(rate, 1e9, 25, 1600, "%g GB/s")
 
 
@@ -185,19 +180,10 @@ def _tokens(read: Callable[[Scenario], float]) -> Callable[[Scenario], Slider | 
     return ask
 
 
-def _means(scenario: Scenario) -> tuple[float, float, float]:
-    """Return mean hit, miss and output tokens of a request, the classes' turns together."""
-    turns = sum(c.workload.turns for c in scenario.classes)
-    hit = sum(float(c.workload.hit_tokens.sum()) for c in scenario.classes)
-    miss = sum(float(c.workload.miss_tokens.sum()) for c in scenario.classes)
-    output = sum(float(c.workload.output_tokens.sum()) for c in scenario.classes)
-    return hit / turns, miss / turns, output / turns
-
-
 def _hit_rate(scenario: Scenario) -> Slider | None:
-    hit, miss, _ = _means(scenario)
-    now = round(100 * hit / (hit + miss), 1)
-    return Slider(now, 0.0, 99.9, 0.1, "%.1f %%") if hit else None
+    means = mean_tokens(scenario)
+    now = round(100 * means.hit_rate, 1)
+    return Slider(now, 0.0, max(99.9, now), 0.1, "%.1f %%") if means.hit else None
 
 
 def _dram_cache(scenario: Scenario) -> Slider:
@@ -276,7 +262,7 @@ def _write_count(pool: Pool) -> Callable[[Data, int, Scenario], None]:
 
 def _write_snics(pool: Pool) -> Callable[[Data, int, Scenario], None]:
     def write(data: Data, value: int, before: Scenario) -> None:
-        rate = _commonest(before, pool)
+        rate = commonest(before, pool)
         for group in _groups(data, pool):
             node = _node(group)
             node["snics"] = value
@@ -291,7 +277,7 @@ def _write_snics(pool: Pool) -> Callable[[Data, int, Scenario], None]:
 def _write_rate(field: str, unit: str) -> Callable[[Data, float, Scenario], None]:
     def write(data: Data, value: float, before: Scenario) -> None:
         for pool in (Pool.PREFILL, Pool.DECODE):
-            if field == "snic" and not _commonest(before, pool).snics:
+            if field == "snic" and not commonest(before, pool).snics:
                 continue
             for group in _groups(data, pool):
                 node = _node(group)
@@ -334,7 +320,7 @@ def _write_degraded(pool: Pool) -> Callable[[Data, float, Scenario], None]:
         largest = max(found, key=lambda group: group.get("count", 1))
         rest = largest.get("count", 1) - 1
         one = copy.deepcopy(largest) | {"count": 1}
-        node, healthy = _node(one), _commonest(before, pool)
+        node, healthy = _node(one), commonest(before, pool)
         shared = not node.get("snics", healthy.snics)
         field = "cnic" if shared else "snic"
         rate = healthy.cnic_bytes_per_s if shared else healthy.snic_bytes_per_s
@@ -546,24 +532,24 @@ KNOBS: tuple[Knob, ...] = (
         "context read back",
         WORKLOAD,
         f"Tokens a request, in the mean, whose KV-cache is read from storage. {_SESSIONS}.",
-        _tokens(lambda scenario: _means(scenario)[0]),
-        _write_scale("context", lambda scenario: _means(scenario)[0]),
+        _tokens(lambda scenario: mean_tokens(scenario).hit),
+        _write_scale("context", lambda scenario: mean_tokens(scenario).hit),
     ),
     Knob(
         "append_tokens",
         "append",
         WORKLOAD,
         f"New prompt tokens a request, in the mean, which prefill computes. {_SESSIONS}.",
-        _tokens(lambda scenario: _means(scenario)[1]),
-        _write_scale("append", lambda scenario: _means(scenario)[1]),
+        _tokens(lambda scenario: mean_tokens(scenario).miss),
+        _write_scale("append", lambda scenario: mean_tokens(scenario).miss),
     ),
     Knob(
         "generate_tokens",
         "generate",
         WORKLOAD,
         f"Tokens that the LLM writes a request, in the mean. {_SESSIONS}.",
-        _tokens(lambda scenario: _means(scenario)[2]),
-        _write_scale("generate", lambda scenario: _means(scenario)[2]),
+        _tokens(lambda scenario: mean_tokens(scenario).output),
+        _write_scale("generate", lambda scenario: mean_tokens(scenario).output),
     ),
     Knob(
         "hit_rate",
