@@ -19,7 +19,7 @@ PAGES = {
     "deploy": ("Deploy", ":material/download:"),
     "paper": ("Paper", ":material/menu_book:"),
 }
-"""Name in the address, title and icon of each page; its module is in ``app.dashboard.pages``."""
+"""Name in the address, title and icon of each page; its module is in ``app.dashboard.views``."""
 
 
 # A laptop's screen shows the headline and the first picture without scrolling.
@@ -51,7 +51,7 @@ def run_page(name: str) -> None:
         st.html(_STYLE)
         st.title(PAGES[name][0], anchor=False)
         try:
-            importlib.import_module(f"app.dashboard.pages.{name}").render(asked)
+            importlib.import_module(f"app.dashboard.views.{name}").render(asked)
         except InfeasibleError as error:
             st.warning(
                 sidebar.sentence(error) + " Move a knob, or go back to the scenario as it is.",
