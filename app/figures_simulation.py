@@ -72,7 +72,7 @@ def figures(scenario: Scenario, outcome: Outcome) -> list[Any]:
 def distributions(scenario: Scenario, outcome: Outcome) -> Any:
     """Return the share of turns within a TTFT, TTST and TPOT (log axis), after the warm-up."""
     figure, summary = _figure(), outcome.summary
-    time, output = _times(outcome)
+    time, output = times(outcome)
     ttft = time["first_token"] - time["submitted"]
     ttst = (time["second_token"] - time["first_token"])[output > 1]
     long = output > 2
@@ -114,7 +114,7 @@ def distributions(scenario: Scenario, outcome: Outcome) -> Any:
 def breakdown(outcome: Outcome) -> Any:
     """Return what the mean TTFT consists of, by the time of submission."""
     figure = _figure()
-    time, _ = _times(outcome)
+    time, _ = times(outcome)
     submitted = time["submitted"]
     edges = np.linspace(submitted.min(), max(submitted.max(), submitted.min() + 1e-3), _SPANS + 1)
     span = np.clip(np.searchsorted(edges, submitted, side="right") - 1, 0, _SPANS - 1)
@@ -280,7 +280,7 @@ def _layout(figure: Any, title: str, height: int, **more: Any) -> Any:
     )
 
 
-def _times(outcome: Outcome) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def times(outcome: Outcome) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return the times in seconds, and the output tokens, of the turns that count."""
     rows = outcome.run.rows
     rows = rows[np.searchsorted(rows[:, -1], outcome.summary.warmup_s * arrays.SECOND) :]

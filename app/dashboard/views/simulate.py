@@ -1,0 +1,290 @@
+"""Simulate: policies side by side, event by event, in the background."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import streamlit as st
+
+from app import figures_comparison as drawing
+from app.dashboard import answers, frames, session
+from app.dashboard.jobs import Job, Jobs, Stage, key_of
+from app.dashboard.question import Question
+from app.dashboard.sidebar import plain
+from app.output import dump
+
+KINDS = {
+    "compare": "Compare policies",
+    "curve": "TTFT over load",
+    "capacity": "Search the capacity",
+}
+MODES = ("a batch, all at once", "agents that arrive")
+_ABOUT = {
+    "basic": "reads on prefill nodes only, engines in turn",
+    "dualpath": "the paper's scheduler: the shorter read queue",
+    "split": "each read shared by both sides",
+    "priced": "engines and side of least cost, with prices of the linear program",
+    "round-robin": "engines and sides in turn",
+    "oracle": "as if moving KV-cache cost nothing",
+}
+_MOST_AGENTS, _MOST_POLICIES, _POINTS = 2_000, 4, 6
+
+
+@lru_cache(1)
+def jobs() -> Jobs:
+    """Return the server's jobs."""
+    return Jobs()
+
+
+def render(asked: Question) -> None:
+    """Draw the page."""
+    answers.plan_of(asked)
+    st.caption(
+        "The simulator follows every request from arrival to last token through storage NICs, compute "
+        "network and GPUs. The first run of a policy on this server compiles it, for about a minute."
+    )
+    job = _inputs(asked)
+    if job is None:
+        return
+    key = key_of(job)
+    known = jobs().look(key)
+    left, right = st.columns([1, 4], vertical_alignment="center")
+    running = known is not None and not known.stage.ended
+    if left.button(
+        "Run",
+        type="primary",
+        disabled=running or (known is not None and known.stage is Stage.DONE),
+        icon=":material/play_arrow:",
+        help="Run it in the background; this page goes on working.",
+        width="stretch",
+    ):
+        jobs().start(job)
+        st.rerun()
+    if known is None:
+        right.caption("Not run yet on this server with these inputs.")
+        return
+    if running:
+        _watch(key)
+        return
+    if known.stage is Stage.CANCELLED:
+        st.info("Cancelled; nothing of it is kept. Run it again when you like.")
+    elif known.stage is Stage.FAILED:
+        st.error(plain(f"This cannot be simulated: {known.error}."), icon=":material/error:")
+    else:
+        _show(job["kind"], key, known)
+
+
+def _inputs(asked: Question) -> dict[str, Any] | None:
+    """Draw the inputs; return the job that they describe, None where they describe none."""
+    names = list(_ABOUT)
+    kind = st.segmented_control(
+        "Question",
+        list(KINDS),
+        format_func=KINDS.__getitem__,
+        key=session.control("simulate.kind", "compare", list(KINDS)),
+        help="Compare policies on the same agents; see how the time to the first token (TTFT) grows "
+        "with the rate of arrivals; or search the highest rate within the latency promise.",
+    )
+    kind = kind or "compare"
+    policies = st.multiselect(
+        "Policies",
+        names,
+        format_func=lambda name: f"{name}: {_ABOUT[name]}",
+        max_selections=_MOST_POLICIES,
+        key=session.control("simulate.policies", ("basic", "dualpath"), names),
+        help="Who decides which node reads; at most four.",
+    )
+    if not policies:
+        st.info("Choose at least one policy.")
+        return None
+    job: dict[str, Any] = {
+        "kind": kind,
+        "yaml": answers.yaml_of(asked),
+        "folder": str(answers.folder_of(asked)),
+        "policies": list(policies),
+        "agents": None,
+        "rate_aps": None,
+        "until_s": None,
+        "warmup_s": 0.0,
+    }
+    columns = st.columns(4)
+    if kind == "compare":
+        mode = columns[0].selectbox(
+            "Agents come as",
+            MODES,
+            key=session.control("simulate.mode", MODES[0], MODES),
+            help="A batch, as in offline roll-outs, or arrivals at random times, as of users.",
+        )
+        if mode == MODES[0]:
+            job["agents"] = columns[1].number_input(
+                "Agents",
+                1,
+                _MOST_AGENTS,
+                step=16,
+                key=session.control("simulate.agents", 64, low=1, high=_MOST_AGENTS),
+                help="Sessions that run at once; each has many requests.",
+            )
+        else:
+            job["rate_aps"] = columns[1].number_input(
+                "Agents a second",
+                0.01,
+                100.0,
+                step=0.05,
+                key=session.control("simulate.rate", 0.3, low=0.01, high=100.0),
+                help="Mean rate of arrivals (Poisson), in agents/s.",
+            )
+    elif kind == "curve":
+        most = columns[0].number_input(
+            "Up to, agents a second",
+            0.05,
+            100.0,
+            step=0.1,
+            key=session.control("simulate.most", 0.6, low=0.05, high=100.0),
+            help=f"The curve has {_POINTS} rates up to this one, in agents/s.",
+        )
+        job["rates_aps"] = [round(most * (i + 1) / _POINTS, 4) for i in range(_POINTS)]
+    if kind != "compare" or job["rate_aps"] is not None:
+        warmup = columns[2].number_input(
+            "Warm-up, s",
+            0,
+            20_000,
+            step=60,
+            key=session.control("simulate.warmup", 300, low=0, high=20_000),
+            help="Simulated seconds before requests count: the cluster fills up first.",
+        )
+        measure = columns[3].number_input(
+            "Measure, s",
+            60,
+            20_000,
+            step=60,
+            key=session.control("simulate.measure", 600, low=60, high=20_000),
+            help="Simulated seconds that count.",
+        )
+        job["warmup_s"] = float(warmup)
+        job["until_s"] = float(warmup + measure)
+        job["measure_s"] = float(measure)
+    if kind != "compare":
+        statistic = columns[1].selectbox(
+            "Within the promise",
+            ("mean", "p99"),
+            key=session.control("simulate.statistic", "mean", ("mean", "p99")),
+            help="What of the TTFT must be within the promise: its mean, or 99 % of the requests.",
+        )
+        if kind == "capacity":
+            job["statistic"] = statistic
+    job["seed"] = int(
+        columns[0 if kind == "capacity" else 2 if job["until_s"] is None else 0].number_input(
+            "Seed",
+            0,
+            2**31,
+            key=session.control("simulate.seed", 0, low=0, high=2**31),
+            help="Of the random numbers: the same seed gives the same agents to every policy.",
+        )
+    )
+    return job
+
+
+@st.fragment(run_every=1.0)
+def _watch(key: str) -> None:
+    """Show how far a job is, until it ends; then draw the page anew."""
+    job = jobs().look(key)
+    if job is None or job.stage.ended:
+        st.rerun()
+        return
+    if job.stage is Stage.QUEUED:
+        st.progress(0.0, f"Waits for {job.ahead} other runs of this server")
+    else:
+        left = "" if job.left_s is None else f", about {job.left_s:,.0f} s left"
+        st.progress(job.share, plain(f"{job.text or 'starting'}{left}"))
+    st.button(
+        "Cancel",
+        on_click=jobs().cancel,
+        args=(key,),
+        icon=":material/stop:",
+        help="End the run at once; nothing of it is kept.",
+    )
+
+
+def _show(kind: str, key: str, job: Job) -> None:
+    found = job.result
+    if kind == "compare":
+        for name, figure in _compared(key, job).items():
+            frames.figure(figure, name)
+        frames.rows(_rows(found), "policies")
+    elif kind == "curve":
+        statistic = str(st.session_state.get("simulate.statistic", "mean"))
+        frames.figure(drawing.curve(found, statistic), "load-curve")
+        frames.rows(found["points"], "load-points")
+    else:
+        frames.figure(drawing.capacities(found), "capacity")
+        for row in found["capacity"]:
+            if row["in_transit"]:
+                st.caption(
+                    f"{row['policy']}: the warm-up is shorter than an agent lives, so the rate is "
+                    f"flattered; raise it to be sure."
+                )
+        frames.rows(
+            [
+                {
+                    "policy": row["policy"],
+                    "agents/s": row["rate_aps"],
+                    "low": row["low_aps"],
+                    "high": row["high_aps"],
+                    "requests/s": row["turns_per_s"],
+                    "fails first above": row["limit"],
+                }
+                for row in found["capacity"]
+            ],
+            "capacities",
+        )
+    st.download_button(
+        "everything (JSON)",
+        lambda: dump(found).encode(),
+        file_name=f"{kind}.json",
+        mime="application/json",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+        help="All figures of these runs.",
+    )
+
+
+_drawn: dict[str, dict[str, Any]] = {}
+
+
+def _compared(key: str, job: Job) -> dict[str, Any]:
+    """Return the figures of a comparison, drawn once."""
+    if key not in _drawn:
+        while len(_drawn) >= 16:
+            _drawn.pop(next(iter(_drawn)))
+        found = job.result
+        _drawn[key] = {
+            "ttft": drawing.distribution(found, "ttft_s", "Time to first token (TTFT)"),
+            "ttft-parts": drawing.parts(found),
+            "tpot": drawing.distribution(found, "tpot_s", "Time per output token (TPOT)"),
+            "queues": drawing.queues(found),
+            "storage-nics": drawing.nics(found),
+        }
+    return _drawn[key]
+
+
+def _rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+    def cut(value: float | None) -> float | None:
+        return None if value is None else float(f"{value:.4g}")
+
+    return [
+        {
+            "policy": run["summary"]["policy"],
+            "completion (JCT), s": cut(run["summary"]["jct_s"]),
+            "requests": run["summary"]["turns"],
+            "requests/s": cut(run["summary"]["turns_per_s_simulated"]),
+            **{
+                f"{label} {key}, s": cut(run["summary"][name].get(key))
+                for name, label in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"))
+                for key in ("mean", "p50", "p99")
+            },
+            "fullest storage NIC, times the mean": cut(run["summary"]["snic_max_over_mean"]),
+        }
+        for run in found["policies"]
+    ]
