@@ -29,13 +29,13 @@ docs: $(STAMP)
 	$(BIN)/python -m docs.generate
 
 benchmarks: $(STAMP)
-	for name in closed_form linear_program cold_start trace_reading scheduler simulator policies calibration; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in closed_form linear_program cold_start trace_reading scheduler simulator policies calibration dashboard; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # Reinstalled only when the project's own requirements change.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,calibration]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,calibration,dashboard]'
 	touch $(STAMP)
 
 clean:

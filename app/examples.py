@@ -1,4 +1,4 @@
-"""Shipped examples, found by name in a checkout and where the package is installed."""
+"""Shipped examples and stored results, found by name in a checkout and in an installed package."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ def example_dir() -> Path:
     """Return the folder of shipped scenarios: the checkout's, or the wheel's data folder."""
     checkout = Path(__file__).parent.parent / "examples"
     return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "dualpath" / "examples"
+
+
+def stored_result(name: str) -> Path:
+    """Return the file of a long run's stored result: the checkout's, or the wheel's data folder."""
+    checkout = Path(__file__).parent.parent / "docs" / "results"
+    folder = checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "dualpath" / "results"
+    return folder / f"{name}.json"
 
 
 def example_names() -> list[str]:

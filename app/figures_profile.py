@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import html
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from app.page import layout
 from app.profile_marks import FAR, Axis, Bools, Dots, Line, Panel
 from app.profile_words import tick
+
+if TYPE_CHECKING:
+    from calibration.profile import Change
 
 
 def figure(panel: Panel) -> Any:
@@ -39,7 +43,7 @@ def figure(panel: Panel) -> Any:
     else:
         _draw_axis(drawn.update_yaxes, panel.y)
     if panel.kind in ("intervals", "residuals"):
-        drawn.add_vline(x=1.0, line={"color": "#333", "dash": "dot", "width": 1})
+        drawn.add_vline(x=1.0, line={"color": "#888888", "dash": "dot", "width": 1})
     legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
     return layout(
         drawn,
@@ -127,3 +131,38 @@ def _draw_axis(update: Any, axis: Axis) -> None:
         ticktext=[tick(value, axis.unit) for value in axis.ticks],
         automargin=True,
     )
+
+
+def changes(found: Sequence[Change]) -> Any:
+    """Return figures after over before with their 95 % intervals (log axis); 1 is no change."""
+    from plotly import graph_objects
+
+    kept = [change for change in found if change.ratio is not None][::-1]
+    drawn = graph_objects.Figure()
+    for name, colour, mine in (
+        ("beyond the noise", "#D55E00", [c for c in kept if c.beyond_noise]),
+        ("within it, or not known", "#0072B2", [c for c in kept if not c.beyond_noise]),
+    ):
+        ratios = np.array([c.ratio for c in mine], float)
+        low = np.array([c.ratio if c.ratio_low is None else c.ratio_low for c in mine], float)
+        high = np.array([c.ratio if c.ratio_high is None else c.ratio_high for c in mine], float)
+        drawn.add_scatter(
+            x=ratios,
+            y=[html.escape(c.figure) for c in mine],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": 9},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": high - ratios,
+                "arrayminus": ratios - low,
+            },
+            hovertemplate="%{y}: %{x:.3f}<extra>" + name + "</extra>",
+        )
+    drawn.add_vline(x=1.0, line={"color": "#888888", "dash": "dot", "width": 1})
+    drawn.update_xaxes(type="log", title="after over before (log scale; dotted: no change)")
+    names = [html.escape(change.figure) for change in kept]
+    drawn.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
+    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+    return layout(drawn, "What changed", 170 + 22 * len(kept), legend=legend)

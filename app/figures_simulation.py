@@ -194,7 +194,7 @@ def balance(scenario: Scenario, outcome: Outcome) -> Any:
             hovertemplate="%{x}: %{y:.4s}B<extra></extra>",
         )
     if read.any():
-        figure.add_hline(y=read.mean(), line={"color": "#333", "dash": "dot", "width": 1})
+        figure.add_hline(y=read.mean(), line={"color": "#888888", "dash": "dot", "width": 1})
     figure.update_xaxes(title="node", type="category")
     figure.update_yaxes(title="bytes read (dotted: mean)", tickformat=".3s", rangemode="tozero")
     most = outcome.summary.snic_max_over_mean

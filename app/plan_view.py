@@ -386,6 +386,37 @@ def ratio_bounds(plan: Plan) -> list[Bound]:
     return sorted(found, key=lambda bound: (bound.upper, bound.at if bound.upper else -bound.at))
 
 
+def parameter_rows(plan: Plan, scenario: Scenario) -> list[tuple[str, str, str]]:
+    """Return the scheduler's parameters: name, value, where it comes from."""
+    found, rules = plan.scheduler_parameters, scenario.rules
+    alpha_s, beta_s = (show(s, Dimension.SECONDS) for s in (rules.alpha_s, rules.beta_s))
+    weights = sorted({(n.pool, f"{n.read_weight:.4f}") for n in found.nodes}, reverse=True)
+    return [
+        (
+            "alpha",
+            f"{found.alpha_tokens:,.0f} tokens",
+            f"readable in {alpha_s}: storage rate over bytes a hit token",
+        ),
+        (
+            "beta",
+            f"{found.beta_tokens:,.0f} prompt tokens",
+            f"prefilled by a GPU in {beta_s} at the mean request",
+        ),
+        (
+            "quota",
+            show(found.quota_s, Dimension.SECONDS),
+            "attention time of a forward batch (paper, 6)",
+        ),
+        ("Z factor", f"{found.z_factor:g}", "decode balance (paper, 6)"),
+        ("block", f"{found.block_tokens} tokens", "full block, the unit of storage (paper, 4.1)"),
+        ("split x", f"{found.split:.4f}", "fraction of reads through decode nodes (LP)"),
+        *(
+            (f"read weight, {pool}", weight, "of a node's share of reads (LP)")
+            for pool, weight in weights
+        ),
+    ]
+
+
 def interval_rows(found: Uncertainty) -> list[tuple[str, str, str]]:
     """Return what the plan's intervals are: figure, value, 95 % interval."""
     rates, plain, share = "{:,.1f} requests/s", "{:.2f}x", "{:.1%}"

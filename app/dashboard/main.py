@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import streamlit as st
 
+from app import plan_view as view
 from app.dashboard import session, sidebar
 from dualpath_model.errors import DualPathError, InfeasibleError
 
@@ -34,7 +37,7 @@ _STYLE = """<style>
 
 def run() -> None:
     """Draw the page that the address names."""
-    st.set_page_config(page_title="dualpath", layout="wide", menu_items={})
+    st.set_page_config(page_title="dualpath", page_icon=_icon(), layout="wide", menu_items={})
     shown = st.navigation(
         [
             st.Page(_draws(name), title=title, icon=icon, url_path=name, default=name == "plan")
@@ -42,6 +45,17 @@ def run() -> None:
         ]
     )
     shown.run()
+
+
+@lru_cache(1)
+def _icon() -> Any:
+    """Return the icon of the browser's tab: two paths. Streamlit's own icons come from the internet."""
+    import numpy as np
+
+    icon = np.zeros((32, 32, 4), np.uint8)
+    for rows, colour in ((slice(5, 13), view.DUAL_PATH), (slice(19, 27), view.DECODE_SIDE)):
+        icon[rows, 2:30] = [*bytes.fromhex(colour.lstrip("#")), 255]
+    return icon
 
 
 def run_page(name: str) -> None:

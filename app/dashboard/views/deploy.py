@@ -1,0 +1,157 @@
+"""Deploy: the scheduler's parameters, and the files that take the plan elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import streamlit as st
+
+from app import plan_view as view
+from app.dashboard import answers, frames, session
+from app.dashboard.question import Question
+from app.dashboard.sidebar import plain
+from app.output import dump
+from app.page import layout
+from solvers import planner
+
+_PREVIEW = 4_000
+
+
+@dataclass(frozen=True)
+class Deliverable:
+    """One file: its label, its name, what it is for, and how to make it. ``language``: of the preview,
+    None where it is not text.
+    """
+
+    label: str
+    file_name: str
+    mime: str
+    about: str
+    content: Callable[[], bytes]
+    language: str | None
+
+
+def render(asked: Question) -> None:
+    """Draw the page."""
+    plan, scenario = answers.plan_of(asked), answers.scenario_of(asked)
+    st.subheader("Scheduler parameters", anchor=False)
+    st.caption(
+        "What a scheduler that picks the read path for each request needs to know of this cluster. "
+        "Queues shorter than alpha tokens are short; beta bounds the work that waits for a GPU."
+    )
+    heads = ("parameter", "value", "where it comes from")
+    frames.rows(
+        [dict(zip(heads, row, strict=True)) for row in view.parameter_rows(plan, scenario)],
+        "scheduler-parameters",
+    )
+    figure = _weights(asked)
+    if figure is not None:
+        frames.figure(figure, "read-weights")
+    st.subheader("Files", anchor=False)
+    found = {item.label: item for item in _deliverables(asked)}
+    label = st.selectbox(
+        "File",
+        list(found),
+        key=session.control("deploy.file", next(iter(found)), list(found)),
+        help="What to take with you; each is what the command line makes of the same scenario.",
+    )
+    item = found[label]
+    st.markdown(item.about)
+    content = item.content()
+    st.download_button(
+        f"Download {item.file_name}",
+        content,
+        file_name=item.file_name,
+        mime=item.mime,
+        key=f"deliver {item.label}",
+        on_click="ignore",
+        type="primary",
+        icon=":material/download:",
+        help="Saves the file through the browser.",
+    )
+    if item.language is not None:
+        text = content.decode()
+        st.code(text[:_PREVIEW], language=item.language)
+        if len(text) > _PREVIEW:
+            st.caption(f"The first {_PREVIEW:,} of {len(text):,} characters.")
+    if plan.notes:
+        st.caption(plain("Notes: " + "; ".join(plan.notes)))
+
+
+def _deliverables(asked: Question) -> list[Deliverable]:
+    name, packed = answers.bundle_of(asked)
+    stem = name.rsplit(".", 1)[0]
+    text = name.endswith(".yaml")
+    return [
+        Deliverable(
+            "Scheduler parameters (JSON)",
+            f"{stem}-parameters.json",
+            "application/json",
+            "Alpha, beta, quota, Z, split and each node's read weight, in SI units, for a scheduler or "
+            "proxy of your own: `scheduler_parameters` of `dualpath plan FILE --json -`.",
+            lambda: dump(asdict(answers.plan_of(asked).scheduler_parameters)).encode(),
+            "json",
+        ),
+        Deliverable(
+            "Scenario (YAML)",
+            name,
+            "application/yaml" if text else "application/zip",
+            "This scenario with everything that was moved: `dualpath plan FILE` gives the same numbers, "
+            "`dualpath simulate FILE` runs it."
+            + ("" if text else " Packed with the files that it refers to; unpack it first."),
+            lambda: packed,
+            "yaml" if text else None,
+        ),
+        Deliverable(
+            "Plan (JSON)",
+            f"{stem}-plan.json",
+            "application/json",
+            "The whole plan, as `dualpath plan FILE --json FILE` writes it (without intervals); its "
+            "schema is `dualpath schema plan`.",
+            lambda: dump(planner.to_json(answers.plan_of(asked))).encode(),
+            "json",
+        ),
+        Deliverable(
+            "Report (HTML)",
+            f"{stem}-plan.html",
+            "text/html",
+            "One page with the figures of the plan, which needs no network: `dualpath plan FILE --html "
+            "FILE`.",
+            lambda: _report(asked),
+            None,
+        ),
+    ]
+
+
+@lru_cache(8)
+def _report(asked: Question) -> bytes:
+    from app.report import report_html
+
+    return report_html(answers.plan_of(asked), answers.scenario_of(asked)).encode()
+
+
+@lru_cache(32)
+def _weights(asked: Question) -> Any:
+    """Return the nodes' read weights as bars, None where the nodes of a pool are alike."""
+    from plotly import graph_objects
+
+    nodes = answers.plan_of(asked).scheduler_parameters.nodes
+    alike = {(node.pool, round(node.read_weight, 6)) for node in nodes}
+    if len(alike) == len({node.pool for node in nodes}):
+        return None
+    figure = graph_objects.Figure()
+    for pool, colour in (("prefill", view.DUAL_PATH), ("decode", view.DECODE_SIDE)):
+        mine = [node for node in nodes if node.pool == pool]
+        figure.add_bar(
+            x=[f"{pool} {number}" for number in range(len(mine))],
+            y=[node.read_weight for node in mine],
+            name=f"{pool} nodes",
+            marker={"color": colour},
+        )
+    figure.update_xaxes(type="category", title="node")
+    figure.update_yaxes(title="share of all reads", tickformat=".1%", rangemode="tozero")
+    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+    return layout(figure, "Which node reads how much", 360, legend=legend)
