@@ -5,6 +5,7 @@ by side.
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,28 +48,35 @@ _COLOURS = (
     "#56B4E9",
     "#D55E00",
     "#F0E442",
-    "#999999",
+    "#882255",
 )
-_MOST_TICKS = 9
+_UNSERVED = "#BBBBBB"  # none of the colours above
+_MOST_TICKS, _MOST_NAMES = 9, 20
 _NO_EFFECT = 5e-4
+_SAME = 5e-3
+"""Relative difference up to which a sentence calls two rates the same."""
+_NAME_LINE, _NAME_LINES = 22, 3
 
 
-def shown(name: str, value: float | str) -> str:
-    """Return a parameter's value with its unit, as people write it."""
+def shown(name: str, value: float | str, digits: int = 3) -> str:
+    """Return a parameter's value with its unit, as people write it; whole numbers are not rounded."""
     if isinstance(value, str):
         return value
     scale, unit = _UNITS.get(name, (1.0, ""))
     number = value / scale
     if name == "hit_rate":
         text = f"{number:.4g}" if number < 99 else f"{number:.2f}"
+    elif number == int(number):
+        text = f"{number:,.0f}"
     else:
-        text = f"{number:,.0f}" if number >= 1000 or number == int(number) else f"{number:.4g}"
+        rounded = float(f"{number:.{digits}g}") if number < 1000 else number
+        text = f"{rounded:,.0f}" if rounded >= 10 ** (digits - 1) else f"{rounded:g}"
     return f"{text} {unit}".rstrip()
 
 
 def labels(axis: Axis) -> list[str]:
     """Return the values of an axis as labels, all different."""
-    found = [shown(axis.name, value) for value in axis.values]
+    found = [shown(axis.name, value, digits=4) for value in axis.values]
     if len(set(found)) == len(found):
         return found
     scale, unit = _UNITS.get(axis.name, (1.0, ""))
@@ -89,7 +97,8 @@ def title_of(axis: Axis) -> str:
 def values_of(found: Grid, what: str, nodes: tuple[int, int]) -> Array:
     """Return what a heat map shows of each cell; ``nodes``: P and D where no axis says another."""
     if what == "speedup":
-        return found.throughput / found.throughput_basic
+        basic = np.where(found.throughput_basic > 0, found.throughput_basic, np.nan)
+        return found.throughput / basic
     if what == "split":
         return 100 * found.split
     if what == "per_node":
@@ -130,18 +139,11 @@ def heat_map(
         place = {k: i for i, k in enumerate(used)}
         values = np.vectorize(lambda k: place.get(k, np.nan), otypes=[float])(found.bottleneck)
         look = _categories([limits[k] for k in used])
-    hover = [
-        [
-            f"{row}; {column}<br>{throughput:,.1f} requests/s, {limits.get(limit, '')} limits"
-            for column, throughput, limit in zip(columns, rates, keys, strict=True)
-        ]
-        for row, rates, keys in zip(rows, found.throughput, found.bottleneck.tolist(), strict=True)
-    ]
     figure.add_heatmap(
         x=columns,
         y=rows,
         z=values,
-        text=hover,
+        text=_hovers(found, columns, rows, limits),
         hovertemplate="%{text}<extra></extra>",
         hoverongaps=False,
         name=SHOWN[what],
@@ -157,37 +159,72 @@ def heat_map(
             y=[rows[j]],
             mode="markers",
             name="this scenario",
-            marker={
-                "symbol": "circle-open",
-                "size": 15,
-                "color": view.SATURATED,
-                "line": {"width": 3},
-            },
-            hovertemplate="this scenario<extra></extra>",
+            # Filled with white: seen on every colour of the map.
+            marker={"size": 13, "color": "white", "line": {"width": 4, "color": view.SATURATED}},
+            text=[_hover(found, columns, rows, limits, j, i)],
+            hovertemplate="this scenario<br>%{text}<extra></extra>",
+            showlegend=True,
         )
-    for update, axis, texts in (
-        (figure.update_xaxes, found.x, columns),
-        (figure.update_yaxes, found.y, rows),
-    ):
-        every = -(-len(texts) // _MOST_TICKS)
-        update(
-            type="category",
-            title=title_of(axis),
-            tickvals=texts[::every],
-            ticktext=[_bare(axis, text) for text in texts[::every]],
-            showgrid=False,
-        )
-    return layout(figure, _finding(found, what, values, here, limits), 520, showlegend=False)
+    axes = {
+        side: _ticks(axis, texts)
+        for side, axis, texts in (("xaxis", found.x, columns), ("yaxis", found.y, rows))
+    }
+    title = _finding(found, what, values, here, limits)
+    return layout(figure, title, 520, legend=_LEGEND, **axes)
 
 
-def _bare(axis: Axis, text: str) -> str:
+_LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+
+
+def _ticks(axis: Axis, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the look of an axis: as many ticks as there is room for, the unit in its title."""
     unit = _UNITS.get(axis.name, (1.0, ""))[1]
-    return text.removesuffix(f" {unit}") if unit else text
+    most = _MOST_NAMES if isinstance(axis.values[0], str) else _MOST_TICKS
+    every = -(-len(texts) // most)
+    short = [shown(axis.name, value) for value in axis.values[::every]]
+    if len(set(short)) < len(short):
+        short = list(texts[::every])
+    return {
+        "type": "category",
+        "title": title_of(axis),
+        "tickvals": texts[::every],
+        "ticktext": [text.removesuffix(f" {unit}") if unit else text for text in short],
+        "showgrid": False,
+    }
+
+
+def _hovers(
+    found: Grid, columns: Sequence[str], rows: Sequence[str], limits: Mapping[int, str]
+) -> list[list[str]]:
+    """Return what a click on each cell would tell; of cells that are not served, nothing."""
+    return [
+        [
+            _hover(found, columns, rows, limits, j, i) if served else ""
+            for i, served in enumerate(line)
+        ]
+        for j, line in enumerate(np.isfinite(found.throughput).tolist())
+    ]
+
+
+def _hover(
+    found: Grid,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    limits: Mapping[int, str],
+    j: int,
+    i: int,
+) -> str:
+    return (
+        f"{found.y.parameter.label}: {rows[j]}<br>{found.x.parameter.label}: {columns[i]}<br>"
+        f"{found.throughput[j, i]:,.1f} requests/s, Basic {found.throughput_basic[j, i]:,.1f}<br>"
+        f"{found.split[j, i]:.0%} read through decode nodes<br>"
+        f"limit: {limits.get(int(found.bottleneck[j, i]), 'none')}"
+    )
 
 
 def _categories(names: Sequence[str]) -> dict[str, Any]:
     """Return the look of a heat map whose values are numbers of categories."""
-    count = len(names)
+    count = max(1, len(names))
     scale = [
         [edge / count, _COLOURS[k % len(_COLOURS)]] for k in range(count) for edge in (k, k + 1)
     ]
@@ -195,7 +232,7 @@ def _categories(names: Sequence[str]) -> dict[str, Any]:
         "colorscale": scale,
         "zmin": -0.5,
         "zmax": count - 0.5,
-        "colorbar": {"tickvals": list(range(count)), "ticktext": list(names), "len": 0.9},
+        "colorbar": {"tickvals": list(range(len(names))), "ticktext": list(names), "len": 0.9},
     }
 
 
@@ -204,18 +241,25 @@ def _add_unserved(figure: Any, found: Grid, columns: list[str], rows: list[str])
     texts = np.full(found.throughput.shape, "", dtype=object)
     for cell, reason in found.reasons.items():
         mask[cell] = 1.0
-        texts[cell] = html.escape(reason if len(reason) <= 110 else f"{reason[:107]}...")
+        texts[cell] = _wrapped(reason, 70, 4)
     figure.add_heatmap(
         x=columns,
         y=rows,
         z=mask,
         text=texts,
-        colorscale=[[0, "#BBBBBB"], [1, "#BBBBBB"]],
+        colorscale=[[0, _UNSERVED], [1, _UNSERVED]],
         showscale=False,
         hoverongaps=False,
         hovertemplate="%{y}; %{x}<br>cannot be served: %{text}<extra></extra>",
         name="cannot be served",
+        showlegend=True,
     )
+
+
+def _wrapped(text: str, width: int, lines: int) -> str:
+    """Return a text as HTML of a few lines of some width; what has no room is cut with an ellipsis."""
+    found = textwrap.wrap(text, width, max_lines=lines, placeholder=" ...") or [""]
+    return "<br>".join(html.escape(line) for line in found)
 
 
 def _place(found: Grid, now: tuple[float | str, float | str]) -> tuple[int, int] | None:
@@ -241,19 +285,37 @@ def _finding(
     here: tuple[int, int] | None,
     limits: Mapping[int, str],
 ) -> str:
-    if np.isnan(found.throughput).all():
+    served = np.isfinite(values)
+    if not served.any():
         return "None of these can be served"
     if what == "bottleneck":
-        return f"What limits: {', '.join(limits.values())}"
-    j, i = np.unravel_index(int(np.nanargmax(values)), values.shape)
+        return _limits(found, here, limits)
+    # Of cells that are as good, the first: fewer nodes, slower parts.
+    best = float(np.nanmax(values))
+    j, i = np.argwhere(served & (values >= best - 1e-6 * abs(best)))[0]
+    form = {
+        "speedup": "{:.2f} times Basic",
+        "split": "{:.0f} % through decode nodes",
+        "per_node": "{:,.1f} requests/s a node",
+    }
+    most = form.get(what, "{:,.1f} requests/s").format(best)
+    counted = what in ("throughput", "per_node") and here is not None and values[here] > 0
+    if counted and best / values[here] < 1 + _SAME:
+        return f"Nothing here beats this scenario's {most}"
     x = f"{found.x.parameter.label} {shown(found.x.name, found.x.values[i])}"
     y = f"{found.y.parameter.label} {shown(found.y.name, found.y.values[j])}"
-    form = {"speedup": "{:.2f} times Basic", "split": "{:.0f} % through decode nodes"}
-    most = form.get(what, "{:,.1f} requests/s").format(values[j, i])
     text = f"Most: {most} at {y}, {x}"
-    if here is not None and what in ("throughput", "per_node") and values[here] > 0:
-        text += f"; {values[j, i] / values[here]:.2f} times this scenario"
-    return text
+    return f"{text}; {best / values[here]:.2f} times this scenario" if counted else text
+
+
+def _limits(found: Grid, here: tuple[int, int] | None, limits: Mapping[int, str]) -> str:
+    """Return what limits this scenario and, by their share of the cells that are served, the others."""
+    keys = found.bottleneck[found.bottleneck >= 0]
+    shares = sorted(((float((keys == k).mean()), text) for k, text in limits.items()), reverse=True)
+    text = "; ".join(f"{words} ({share:.0%} of the map)" for share, words in shares[:2])
+    if here is not None and int(found.bottleneck[here]) in limits:
+        return f"{limits[int(found.bottleneck[here])]} limits this scenario. Here: {text}"
+    return f"What limits here: {text}"
 
 
 # ---- one at a time ---------------------------------------------------------------------------------
@@ -281,23 +343,59 @@ def tornado(rows: Sequence[Sensitivity], share: float) -> Any:
             orientation="h",
             marker={"color": colour},
             text=[
-                f"{shown(row.name, value)}: " + ("not served" if c is None else f"{c:+.1f} %")
+                "" if c is None else f"{shown(row.name, value)}: {c:+.1f} %"
                 for row, (value, _), c in zip(kept, points, changes, strict=True)
             ],
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
-    known = [c for trace in figure.data for c in trace.x if c is not None] or [0.0]
-    span = max(1.0, *(abs(c) for c in known))
-    figure.update_xaxes(title="change of throughput, %", range=[-1.75 * span, 1.75 * span])
-    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "reversed"}
-    title = (
-        f"Most depends on {PARAMETERS[rows[0].name].label}"
-        if kept
-        else "Nothing moves the throughput"
-    )
-    return layout(figure, title, 170 + 52 * len(kept), barmode="group", legend=legend)
+    _add_unserved_ends(figure, kept)
+    rates = [r for row in kept for r in (row.throughput_low, row.throughput_high) if r is not None]
+    span = max(1.0, *(100 * abs(rate / kept[0].throughput_now - 1) for rate in rates), 0.0)
+    legend = {**_LEGEND, "traceorder": "reversed"}
+    axis = {"title": "change of throughput, %", "range": [-1.75 * span, 1.75 * span]}
+    title = _strongest(kept[-1]) if kept else "Nothing moves the throughput"
+    return layout(figure, title, 170 + 52 * len(kept), barmode="group", legend=legend, xaxis=axis)
+
+
+def _strongest(row: Sensitivity) -> str:
+    """Return the effect of a parameter as a sentence: its stronger end."""
+    label = PARAMETERS[row.name].label
+    ends = ((row.low_value, row.throughput_low), (row.high_value, row.throughput_high))
+    for value, rate in ends:
+        if rate is None:
+            return f"Most depends on {label}: {shown(row.name, value)} cannot be served"
+    changes = [(value, 100 * (rate / row.throughput_now - 1)) for value, rate in ends if rate]
+    value, change = max(changes, key=lambda end: abs(end[1]))
+    return f"Most depends on {label}: {change:+.1f} % with {shown(row.name, value)}"
+
+
+def _add_unserved_ends(figure: Any, kept: Sequence[Sensitivity]) -> None:
+    """Say which values cannot be served, opposite the bar of the other; there is no bar for them."""
+    texts, places, reasons, labelled = [], [], [], []
+    for row in kept:
+        ends = ((row.low_value, row.throughput_low), (row.high_value, row.throughput_high))
+        missing = [shown(row.name, value) for value, rate in ends if rate is None]
+        if not missing:
+            continue
+        other = next((rate for _, rate in ends if rate is not None), row.throughput_now)
+        places.append("middle left" if other >= row.throughput_now else "middle right")
+        texts.append(f"{' and '.join(missing)}: not served  ")
+        reasons.append(_wrapped(row.reason, 70, 4))
+        labelled.append(_effect_label(row))
+    if texts:
+        figure.add_scatter(
+            name="cannot be served",
+            y=labelled,
+            x=[0.0] * len(texts),
+            mode="text",
+            text=texts,
+            textposition=places,
+            hovertext=reasons,
+            hovertemplate="cannot be served: %{hovertext}<extra></extra>",
+            showlegend=False,
+        )
 
 
 def _effect_label(row: Sensitivity) -> str:
@@ -333,13 +431,21 @@ def comparison(plans: Mapping[str, Plan]) -> Any:
             x=names,
             y=values,
             marker={"color": colour},
-            text=["" if value is None else f"{value:,.0f}" for value in values],
+            text=["" if value is None else _rate(value) for value in values],
             textposition="outside",
             cliponaxis=False,
         )
     best = max(plans, key=lambda name: plans[name].throughput_requests_per_s)
-    figure.update_yaxes(title="requests/s", rangemode="tozero")
-    figure.update_xaxes(type="category")
-    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+    ticks = {
+        "type": "category",
+        "tickvals": names,
+        "ticktext": [_wrapped(name, _NAME_LINE, _NAME_LINES) for name in plans],
+        "tickangle": 0,
+    }
+    rates = {"title": "requests/s", "rangemode": "tozero"}
     title = f"{best} serves most: {plans[best].throughput_requests_per_s:,.1f} requests/s"
-    return layout(figure, title, 420, barmode="group", legend=legend)
+    return layout(figure, title, 420, barmode="group", legend=_LEGEND, xaxis=ticks, yaxis=rates)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -34,6 +34,9 @@ _PARTS = {
 }
 
 
+_LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
+
+
 def standing(row: Mapping[str, Any]) -> str:
     """Say in a word how a figure came out."""
     if row["fitted"]:
@@ -183,7 +186,9 @@ def _errors(rows: list[Mapping[str, Any]]) -> Any:
         zeroline=True,
         zerolinecolor="#888888",
     )
-    return layout(figure, "Ours against the paper's (labels: ours)", 160 + 24 * len(kept))
+    return layout(
+        figure, "Ours against the paper's (labels: ours)", 160 + 24 * len(kept), legend=_LEGEND
+    )
 
 
 def _batches(batches: list[Mapping[str, Any]]) -> Any:
@@ -198,7 +203,9 @@ def _batches(batches: list[Mapping[str, Any]]) -> Any:
             marker_color=COLOURS[arm],
         )
     figure.update_yaxes(title="completion time, s")
-    return layout(figure, "Offline: a batch of 64K agents on 2P4D", 420, barmode="group")
+    return layout(
+        figure, "Offline: a batch of 64K agents on 2P4D", 420, barmode="group", legend=_LEGEND
+    )
 
 
 def _latency(curves: list[Mapping[str, Any]]) -> Any:
@@ -216,9 +223,9 @@ def _latency(curves: list[Mapping[str, Any]]) -> Any:
                 line={"color": COLOURS[arm], "dash": dash},
             )
     figure.add_hline(y=4.0, line={"color": "#888888", "dash": "dash"}, annotation_text="SLO, 4 s")
-    figure.update_yaxes(title="TTFT, s", type="log")
+    figure.update_yaxes(title="TTFT, s (log scale)", type="log", dtick=1)
     figure.update_xaxes(title="agents/s")
-    return layout(figure, "Online: TTFT against load, 2P4D", 420)
+    return layout(figure, "Online: TTFT against load, 2P4D", 420, legend=_LEGEND)
 
 
 def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
@@ -239,4 +246,6 @@ def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
             figure.add_trace(bar, row=1, col=column)
     figure.update_xaxes(title="agents/s")
     figure.update_yaxes(title="seconds", col=1)
-    return layout(figure, "What TTFT consists of", 420, barmode="stack")
+    return layout(
+        figure, "What TTFT consists of", 420, barmode="stack", legend=_LEGEND | {"y": 1.1}
+    )

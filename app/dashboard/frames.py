@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ def figure(fig: Any, name: str) -> None:
     """
     from app.figure_data import csv_of
 
+    st.markdown(f"**{plain(_title(fig))}**")
     form = str(st.session_state.get(FORMAT, FORMATS[0])).lower()
     config = {
         "displaylogo": False,
@@ -53,6 +55,22 @@ def figure(fig: Any, name: str) -> None:
         type="tertiary",
         icon=":material/download:",
         help="What the figure above shows, as comma-separated values in its units.",
+    )
+
+
+def _title(fig: Any) -> str:
+    """Take a figure's title out of it, once: as text above it, it wraps where a page is narrow."""
+    if fig.layout.title.text:
+        title = html.unescape(fig.layout.title.text)
+        top = min(fig.layout.margin.t, 60)
+        fig.update_layout(title={"text": ""}, meta={"title": title}, margin={"t": top})
+    return str((fig.layout.meta or {}).get("title", ""))
+
+
+def plain(text: str) -> str:
+    """Return a text that Markdown shows as it is."""
+    return "".join(
+        f"\\{letter}" if letter in "\\`*_{}[]<>()#+-!|~$:" else letter for letter in text
     )
 
 

@@ -51,11 +51,12 @@ def run() -> None:
 def _icon() -> Any:
     """Return the icon of the browser's tab: two paths. Streamlit's own icons come from the internet."""
     import numpy as np
+    from PIL import Image  # a dependency of Streamlit
 
     icon = np.zeros((32, 32, 4), np.uint8)
     for rows, colour in ((slice(5, 13), view.DUAL_PATH), (slice(19, 27), view.DECODE_SIDE)):
         icon[rows, 2:30] = [*bytes.fromhex(colour.lstrip("#")), 255]
-    return icon
+    return Image.fromarray(icon)
 
 
 def run_page(name: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from app.dashboard import answers, frames, knobs, session
+from app.dashboard.frames import plain
 from app.dashboard.knobs import Choice, Control, Knob, Slider
 from app.dashboard.question import Question, Value
 from app.dashboard.uploads import MOST_BYTES, Kind, keep
@@ -212,10 +213,3 @@ def sentence(error: DualPathError) -> str:
     """Return an error as a sentence in Markdown."""
     text = plain(str(error))
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def plain(text: str) -> str:
-    """Return a text that Markdown shows as it is."""
-    return "".join(
-        f"\\{letter}" if letter in "\\`*_{}[]<>()#+-!|~$:" else letter for letter in text
-    )

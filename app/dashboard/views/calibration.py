@@ -10,8 +10,8 @@ import streamlit as st
 
 from app import profile_view as view
 from app.dashboard import frames, session, uploads
+from app.dashboard.frames import plain
 from app.dashboard.question import Question
-from app.dashboard.sidebar import plain
 from app.dashboard.uploads import Kind
 from app.examples import example_dir
 from app.figures_profile import changes, figure

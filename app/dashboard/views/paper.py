@@ -10,8 +10,8 @@ import streamlit as st
 
 from app import reproduction_view as view
 from app.dashboard import frames, session
+from app.dashboard.frames import plain
 from app.dashboard.question import Question
-from app.dashboard.sidebar import plain
 from app.examples import stored_result
 from dualpath_model.errors import InputError
 

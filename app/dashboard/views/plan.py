@@ -10,8 +10,8 @@ import streamlit as st
 from app import figures
 from app import plan_view as view
 from app.dashboard import answers, frames, session
+from app.dashboard.frames import plain
 from app.dashboard.question import Question
-from app.dashboard.sidebar import plain
 from solvers.planner import Plan
 
 

@@ -9,9 +9,9 @@ import streamlit as st
 
 from app import figures_comparison as drawing
 from app.dashboard import answers, frames, session
+from app.dashboard.frames import plain
 from app.dashboard.jobs import Job, Jobs, Stage, key_of
 from app.dashboard.question import Question
-from app.dashboard.sidebar import plain
 from app.output import dump
 
 KINDS = {

@@ -11,8 +11,9 @@ import streamlit as st
 from app import figures_whatif as drawing
 from app import plan_view as view
 from app.dashboard import answers, frames, session
+from app.dashboard.frames import plain
 from app.dashboard.question import Question
-from app.dashboard.sidebar import plain, sentence
+from app.dashboard.sidebar import sentence
 from dualpath_model.catalog.llms import llm_names
 from dualpath_model.errors import DualPathError
 from dualpath_model.scenario import Scenario

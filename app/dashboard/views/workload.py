@@ -9,8 +9,8 @@ import streamlit as st
 
 from app import figures_workload as drawing
 from app.dashboard import answers, frames, session
+from app.dashboard.frames import plain
 from app.dashboard.question import Question
-from app.dashboard.sidebar import plain
 from dualpath_model.catalog.llms import llm_names, load_llm
 from dualpath_model.errors import DualPathError
 from dualpath_model.loads import request_means
