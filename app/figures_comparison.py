@@ -130,7 +130,7 @@ def nics(found: Mapping[str, Any]) -> Any:
 
 
 def curve(found: Mapping[str, Any], statistic: str) -> Any:
-    """Return TTFT over the rate of arrivals up to 2.5 times the SLO, a line a policy; ``statistic``: mean or p99."""
+    """Return TTFT over the rate of arrivals, a line a policy; ``statistic``: mean or p99."""
     figure, slo_s = _figure(), found["slo"]["ttft_s"]
     policies = list(dict.fromkeys(point["policy"] for point in found["points"]))
     meets = {}

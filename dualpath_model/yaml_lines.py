@@ -48,6 +48,7 @@ def read(path: Path) -> Document:
 def parse(text: str, file: str) -> Document:
     """Parse YAML text; ``file`` is only for messages. Raises InputError as :func:`read` does."""
     try:
+        _check_depth(text, file)
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
@@ -70,6 +71,23 @@ def parse(text: str, file: str) -> Document:
         kind = "empty" if data is None else f"a {type(data).__name__}"
         raise InputError(f"{file}: must be a mapping of fields, but it is {kind}")
     return Document(data, lines, file)
+
+
+_MOST_DEPTH = 100
+
+
+def _check_depth(text: str, file: str) -> None:
+    """Refuse deep nesting before it is composed: libyaml recurses on the machine's own stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MOST_DEPTH:
+                raise InputError(
+                    f"{file}: nested too deep, more than {_MOST_DEPTH} levels; untie it"
+                )
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 _MOST_NODES = 1_000_000  # aliases can blow a few lines up to any size

@@ -112,9 +112,7 @@ def test_factors_multiply_every_turn(
 @given(
     st.lists(st.tuples(LENGTHS, LENGTHS, LENGTHS), min_size=1, max_size=6), st.floats(0.0, 0.9999)
 )
-def test_a_hit_rate_keeps_the_prompts(
-    turns: list[tuple[float, float, float]], rate: float
-) -> None:
+def test_a_hit_rate_keeps_the_prompts(turns: list[tuple[float, float, float]], rate: float) -> None:
     before = _turns(*(list(column) for column in zip(*turns, strict=True)))
     found = scaled(before, hit_rate=rate)
     np.testing.assert_allclose(found.prompt_tokens, before.prompt_tokens)
@@ -129,7 +127,7 @@ def test_what_cannot_be_scaled_is_said() -> None:
         scaled(cold, hit_rate=0.5)
     with pytest.raises(InputError, match="from 0 to below 1"):
         scaled(cold, hit_rate=1.0)
-    with pytest.raises(InputError, match="scale.context is nan"):
+    with pytest.raises(InputError, match=r"scale\.context is nan"):
         scaled(cold, context=float("nan"))
     with pytest.raises(InputError, match="nothing to prefill"):
         scaled(_turns([5.0], [10.0], [1.0]), append=0.0)

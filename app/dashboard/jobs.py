@@ -154,6 +154,10 @@ class Jobs:
             with contextlib.suppress(ProcessLookupError):
                 job.process.kill()
             job.process.wait()
+            for pipe in (job.process.stdin, job.process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
             with self._lock:
                 if job.stage is Stage.RUNNING:
                     job.stage = Stage.FAILED

@@ -187,7 +187,7 @@ def _comparison(asked: Question, scenario: Scenario) -> None:
         )
     if pressed:
         session.pin(name.strip() or described(asked, scenario), asked)
-        pins = session.pins()
+        st.rerun()
     if len(pins) >= session.MOST_PINS:
         st.caption("Four scenarios are pinned; remove one to pin another.")
     if not pins:

@@ -49,7 +49,9 @@ def test_node_counts(base: str, pool: Pool, count: int) -> None:
 
 
 def test_cluster_knobs() -> None:
-    found = scenario(prefill_snics=2, decode_snics=3, snic_gbps=200, cnic_gbps=100, dram_gb_per_s=250)
+    found = scenario(
+        prefill_snics=2, decode_snics=3, snic_gbps=200, cnic_gbps=100, dram_gb_per_s=250
+    )
     for node in found.cluster.prefill:
         assert (node.snics, node.snic_bytes_per_s, node.cnic_bytes_per_s) == (2, 25e9, 12.5e9)
         assert node.dram_bytes_per_s == 250e9
