@@ -298,10 +298,11 @@ def _finding(
         "split": "{:.0f} % through decode nodes",
         "per_node": "{:,.1f} requests/s a node",
     }
-    most = form.get(what, "{:,.1f} requests/s").format(best)
+    worded = form.get(what, "{:,.1f} requests/s").format
+    most = worded(best)
     counted = what in ("throughput", "per_node") and here is not None and values[here] > 0
     if counted and best / values[here] < 1 + _SAME:
-        return f"Nothing here beats this scenario's {most}"
+        return f"Nothing here beats the {worded(values[here])} of this scenario"
     x = f"{found.x.parameter.label} {shown(found.x.name, found.x.values[i])}"
     y = f"{found.y.parameter.label} {shown(found.y.name, found.y.values[j])}"
     text = f"Most: {most} at {y}, {x}"
@@ -309,13 +310,15 @@ def _finding(
 
 
 def _limits(found: Grid, here: tuple[int, int] | None, limits: Mapping[int, str]) -> str:
-    """Return what limits this scenario and, by their share of the cells that are served, the others."""
+    """Return what limits, by the share of the cells that are served, and which of it limits today."""
     keys = found.bottleneck[found.bottleneck >= 0]
-    shares = sorted(((float((keys == k).mean()), text) for k, text in limits.items()), reverse=True)
-    text = "; ".join(f"{words} ({share:.0%} of the map)" for share, words in shares[:2])
-    if here is not None and int(found.bottleneck[here]) in limits:
-        return f"{limits[int(found.bottleneck[here])]} limits this scenario. Here: {text}"
-    return f"What limits here: {text}"
+    shares = sorted(((float((keys == k).mean()), k) for k in limits), reverse=True)
+    now = None if here is None else int(found.bottleneck[here])
+    parts = [
+        f"{limits[k]} ({share:.0%} of the map{', this scenario too' if k == now else ''})"
+        for share, k in shares
+    ]
+    return "What limits: " + "; ".join(parts[:3]) + ("; ..." if len(parts) > 3 else "")
 
 
 # ---- one at a time ---------------------------------------------------------------------------------
@@ -365,7 +368,7 @@ def _strongest(row: Sensitivity) -> str:
     ends = ((row.low_value, row.throughput_low), (row.high_value, row.throughput_high))
     for value, rate in ends:
         if rate is None:
-            return f"Most depends on {label}: {shown(row.name, value)} cannot be served"
+            return f"Most depends on {label}: with {shown(row.name, value)} it cannot be served"
     changes = [(value, 100 * (rate / row.throughput_now - 1)) for value, rate in ends if rate]
     value, change = max(changes, key=lambda end: abs(end[1]))
     return f"Most depends on {label}: {change:+.1f} % with {shown(row.name, value)}"
