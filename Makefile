@@ -19,7 +19,7 @@ test: $(STAMP)
 	# compiled once, side by side, and not by every test at the same time
 	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 > /dev/null & \
 	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 --policy basic > /dev/null; wait
-	$(BIN)/python -m pytest -n 2 -m slow  # without counting lines, which triples their time
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow  # without counting lines, which triples their time
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -170,11 +170,11 @@ def against_paper(found: TrajectoryMeans) -> Any:
     """Return the sessions' means over those of the paper's three data sets (Table 2)."""
     figure = _figure()
     fields = {
-        "turns": "turns a session",
-        "append_tokens": "append, tokens",
-        "generate_tokens": "generate, tokens",
-        "context_tokens": "prompt, tokens",
-        "total_tokens": "at the end, tokens",
+        "turns": "turns<br>a session",
+        "append_tokens": "append,<br>tokens",
+        "generate_tokens": "generate,<br>tokens",
+        "context_tokens": "prompt,<br>tokens",
+        "total_tokens": "at the<br>end, tokens",
     }
     colours = (view.DECODE_SIDE, view.COMPUTE, view.DUAL_PATH)
     for (row, spec), colour in zip(TABLE_2.items(), colours, strict=True):

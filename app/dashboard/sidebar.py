@@ -211,5 +211,7 @@ def _reset() -> None:
 
 def sentence(error: DualPathError) -> str:
     """Return an error as a sentence in Markdown."""
-    text = plain(str(error))
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    text = str(error)
+    if text.split(" ", 1)[0].isalpha():  # and no file's or field's name
+        text = text[:1].upper() + text[1:]
+    return plain(text if text.endswith(".") else f"{text}.")

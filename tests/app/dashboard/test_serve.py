@@ -15,7 +15,7 @@ def test_a_port_that_is_taken() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(InputError, match="cannot be listened on .* choose another"):
+        with pytest.raises(InputError, match=r"cannot be listened on .* choose another"):
             check("127.0.0.1", taken.getsockname()[1])
 
 
