@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,22 @@ Work = Callable[[], object]
 SHORT_S = 0.05
 """Work that takes less is called twice before it is timed, so that its first call's costs are seen."""
 
+_FIRST_COVER_S, _LONGEST_COVER_S = 2e-4, 5e-3
+_COVER_BYTES = 2**27
+
 
 class Clock:
-    """Times work on one device; the work may be queued (GPU) or done when it returns (CPU)."""
+    """Times work on one device; the work may be queued (GPU) or done when it returns (CPU).
 
-    def __init__(self, device: torch.device) -> None:
+    ``ahead``: a GPU has other work to do while the timed work is being launched, as in an engine that
+    launches ahead. Else the time holds what the host takes to launch the first of it (and more, where
+    that takes longer than running it), as for a copy that somebody waits for.
+    """
+
+    def __init__(self, device: torch.device, *, ahead: bool = False) -> None:
         """Take the device on which the work runs."""
         self.device = device
+        self._cover = Cover(device) if ahead and device.type == "cuda" else None
 
     def seconds(self, work: Work) -> float:
         """Return how long ``work`` takes, from when all before it is done until its results are there.
@@ -34,16 +44,27 @@ class Clock:
             begun = time.perf_counter()
             work()
             return time.perf_counter() - begun
+        taken, launch_s = self._timed(work)
+        if self._cover is not None and self._cover.lengthen(launch_s):
+            taken, _ = self._timed(work)
+        return taken
+
+    def _timed(self, work: Work) -> tuple[float, float]:
+        """Return the GPU's seconds for ``work``, and the host's for launching it."""
         import torch
 
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         stream = torch.cuda.current_stream(self.device)
         stream.synchronize()
+        if self._cover is not None:
+            self._cover.launch()
+        begun = time.perf_counter()
         before.record(stream)
         work()
+        launch_s = time.perf_counter() - begun
         after.record(stream)
         after.synchronize()
-        return float(before.elapsed_time(after)) * 1e-3
+        return float(before.elapsed_time(after)) * 1e-3, launch_s
 
     def samples(
         self, variants: Sequence[Work], *, budget_s: float, least: int = 3, most: int = 50
@@ -51,7 +72,7 @@ class Clock:
         """Time ``variants`` of the same work in turn, so that no data is in the cache from before.
 
         One call warms up and is not counted. Short work is repeated inside a sample until it takes a
-        millisecond on a CPU, a tenth of one on a GPU. At least ``least`` samples, at most ``most``,
+        millisecond on a CPU, a third of one on a GPU. At least ``least`` samples, at most ``most``,
         until ``budget_s`` is spent.
         """
         begun = time.perf_counter()
@@ -65,8 +86,42 @@ class Clock:
 
     def repeats(self, call_s: float) -> int:
         """Return how often work of ``call_s`` is repeated inside one sample."""
-        long_enough_s = 1e-4 if self.device.type == "cuda" else 1e-3
+        long_enough_s = 3e-4 if self.device.type == "cuda" else 1e-3
         return max(1, min(1000, round(long_enough_s / call_s)))
+
+
+class Cover:
+    """Fills of a stretch of GPU memory that last about as long as launching the timed work does."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Measure what one fill takes on ``device``."""
+        import torch
+
+        self._filled = torch.empty(_COVER_BYTES // 4, dtype=torch.int32, device=device)
+        self._cover_s = _FIRST_COVER_S
+        clock = Clock(device)
+        clock.seconds(self._fill_many)
+        self._fill_s = clock.seconds(self._fill_many) / 16
+
+    def _fill_many(self) -> None:
+        for _ in range(16):
+            self._filled.zero_()
+
+    def launch(self) -> None:
+        """Queue the fills."""
+        for _ in range(math.ceil(self._cover_s / self._fill_s)):
+            self._filled.zero_()
+
+    def lengthen(self, launch_s: float) -> bool:
+        """Make the next fills cover work that takes ``launch_s`` to launch, if these did not.
+
+        Work that waits for its own results cannot be covered, so that there is a limit.
+        """
+        wanted = min(_LONGEST_COVER_S, 1.5 * launch_s)
+        if launch_s <= self._cover_s or wanted <= self._cover_s:
+            return False
+        self._cover_s = wanted
+        return True
 
 
 class Repeated:

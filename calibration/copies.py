@@ -30,7 +30,7 @@ LAUNCH_BYTES = 2**18
 _POOL_BYTES = 2**29
 _LEAST_POOL_BYTES = 2**27
 _POOL_BYTES_PER_S = 2**27
-"""Filling a pool takes time, so that a short measurement has smaller ones."""
+"""Filling a pool in the host's memory takes time, so that a short measurement has smaller ones."""
 
 
 def measure_copies(
@@ -84,7 +84,9 @@ def measure_copies(
 
 def _pool_words(pools: Sequence[tuple[int, torch.device]], seconds: float) -> int:
     """Return the words of each pool, where so many are kept on each device."""
-    wanted = min(_POOL_BYTES, max(_LEAST_POOL_BYTES, seconds * _POOL_BYTES_PER_S))
+    slow = any(device.type == "cpu" for _, device in pools)
+    wanted = max(_LEAST_POOL_BYTES, seconds * _POOL_BYTES_PER_S) if slow else _POOL_BYTES
+    wanted = min(_POOL_BYTES, wanted)
     bounds = [most_bytes(device) / many for many, device in pools]
     return int(min(wanted, *bounds)) // 4096 * 4096 // WORD_BYTES
 
@@ -109,9 +111,8 @@ def _measure_device(
         Point({"bytes": size}, 2.0 * size, copies(source, destination, size // WORD_BYTES))
         for size in _sizes(words)
     ]
-    samples = in_rounds(
-        Clock(device), points, seconds=seconds, tell=tell, left_out=room.warnings, most=50
-    )
+    clock = Clock(device, ahead=True)
+    samples = in_rounds(clock, points, seconds=seconds, tell=tell, left_out=room.warnings, most=50)
     last = _sizes(words)[-1] // WORD_BYTES
     destination.zero_()
     copies(source, destination, last)[0]()
@@ -156,7 +157,7 @@ def copy_rate(device: torch.device, size: int, seed: int = 0) -> Callable[[], fl
     """
     import torch
 
-    clock = Clock(device)
+    clock = Clock(device, ahead=True)
     source = random_words(2 * size // WORD_BYTES, device, seed, pinned=False)
     works = copies(source, torch.zeros_like(source), size // WORD_BYTES)
 

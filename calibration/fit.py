@@ -192,11 +192,16 @@ def layer(name: str, series: Series, indices: Sequence[int], *, attention_at: st
     """Fit seconds = fixed_s + (amount - attention) / flop_per_s + attention / attention_flop_per_s.
 
     Both are FLOP, attention = ``at[attention_at]``: matrix products and attention run at rates of their
-    own. Raises InputError for unusable samples.
+    own; samples without attention have 0. Raises InputError for unusable samples, and where all have 0.
     """
     chosen = _chosen(name, series, indices)
     amount = _amounts(chosen, rate="flop_per_s", name=name, each=True)
-    attended = _numbers(name, series, chosen, attention_at, positive=True)
+    attended = _numbers(name, series, chosen, attention_at, positive=False)
+    if not attended.any():
+        raise InputError(
+            f"{name}: all {attention_at} of series {series.name} are 0, so there is no "
+            f"attention_flop_per_s to fit; choose samples with attention"
+        )
     products = amount - attended
     if (products <= 0).any():
         raise InputError(

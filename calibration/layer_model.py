@@ -48,6 +48,12 @@ class Layer:
         attention.append(new, cache)
         return self.finish(x, attention.attend(queries, cache, chunk))
 
+    def prefill_rest(self, x: torch.Tensor, cache: Cache, attended: torch.Tensor) -> torch.Tensor:
+        """Run all but a chunk's attention, whose result is given: ``attended`` [n, heads * width]."""
+        _, new = self.attention.project(self._norm(x, 0))
+        self.attention.append(new, cache)
+        return self.finish(x, attended)
+
     def decode(self, x: torch.Tensor, cache: Cache) -> torch.Tensor:
         """Run one token of each of B requests; its KV is written to the end of their caches."""
         attention = self.attention

@@ -9,6 +9,7 @@ from calibration.layer_attention import Cache, Queries, attention_kinds
 from calibration.layer_model import Layer
 from calibration.layer_room import NARROW, Room
 from calibration.layer_sizes import (
+    attended_width,
     attention_cost,
     attention_flops,
     chunk_fits,
@@ -34,11 +35,12 @@ _SEVERAL = (
     ((32768, 64), (8192, 512), (0, 1024)),
 )
 _FORWARD = (
-    *((0, bsz) for bsz in (1, 16, 64, 256, 1024, 4096)),
+    *((0, bsz) for bsz in (16, 64, 256, 1024, 4096)),
     *((2048, bsz) for bsz in (64, 512, 4096)),
     *((16384, bsz) for bsz in (256, 2048)),
     *((65536, bsz) for bsz in (64, 1024)),
 )
+_WITHOUT_ATTENTION = (16, 64, 256, 1024, 4096, 8192)
 _BATCH = {"cpu": (1, 4, 16, 64, 256), "cuda": (1, 4, 16, 64, 256, 512)}
 _CONTEXT = (128, 1024, 8192, 65536)
 
@@ -63,20 +65,33 @@ def attention_points(room: Room) -> list[CostedPoint]:
 
 
 def prefill_points(room: Room) -> list[CostedPoint]:
-    """Return a whole layer's forward passes of one chunk, where they fit."""
+    """Return a whole layer's forward passes of one chunk, and some without attention, where they fit.
+
+    Those without (``attention_flop`` 0) tell the rest's rate even where attention takes most time.
+    """
     points = []
     for cached, bsz in _FORWARD:
         if chunk_fits(room, cached, bsz) and room.shelf.fits(bsz, room.llm.hidden):
-            linear = linear_flops(room) * bsz
             attention = attention_flops(room, cached, bsz)
-            cost = linear + _RIDGE[room.place] * room.layers[0].touched_bytes(bsz)
-            cost += _ATTENTION_COST[room.place] * attention_cost(room, cached, bsz)
-            at: dict[str, Setting] = {"cached": cached, "bsz": bsz}
-            at["attention_flop"] = attention
-            points.append(
-                CostedPoint(at, linear + attention, cost, _prefill_work(room, cached, bsz))
-            )
+            cost = _ATTENTION_COST[room.place] * attention_cost(room, cached, bsz)
+            work = _prefill_work(room, cached, bsz)
+            points.append(_prefill_point(room, cached, bsz, attention, cost, work))
+    widest = max(room.llm.hidden, attended_width(room), kv_elements(room))
+    points += [
+        _prefill_point(room, 0, bsz, 0.0, 0.0, _rest_work(room, bsz))
+        for bsz in _WITHOUT_ATTENTION
+        if room.shelf.fits(bsz, widest)
+    ]
     return points
+
+
+def _prefill_point(
+    room: Room, cached: int, bsz: int, attention: float, cost: float, work: Callable[[], Parts]
+) -> CostedPoint:
+    at: dict[str, Setting] = {"cached": cached, "bsz": bsz, "attention_flop": attention}
+    linear = linear_flops(room) * bsz
+    cost += linear + _RIDGE[room.place] * room.layers[0].touched_bytes(bsz)
+    return CostedPoint(at, linear + attention, cost, work)
 
 
 def decode_points(room: Room) -> list[CostedPoint]:
@@ -136,6 +151,16 @@ def _prefill_work(room: Room, cached: int, bsz: int) -> Callable[[], Parts]:
         ]
 
     return make
+
+
+def _rest_work(room: Room, bsz: int) -> Callable[[], Parts]:
+    def variant(layer: Layer) -> Work:
+        cache = _cache(room, bsz)
+        x = room.shelf.cut(bsz, room.llm.hidden)
+        attended = room.shelf.cut(bsz, attended_width(room))
+        return lambda: layer.prefill_rest(x, cache, attended)
+
+    return lambda: [(1.0, [variant(layer) for layer in room.layers])]
 
 
 def _decode_work(room: Room, batch: int, context: int) -> Callable[[], Parts]:

@@ -74,6 +74,14 @@ def linear_flops(room: Room) -> float:
     return float(room.llm.prefill_flops(0.0, 1.0).linear) / room.llm.layers / room.tensor
 
 
+def attended_width(room: Room) -> int:
+    """Elements that attention returns for a token on one GPU."""
+    attention = room.llm.attention
+    if isinstance(attention, GroupedAttention):
+        return attention.heads // room.tensor * attention.head_dim
+    return attention.heads // room.tensor * attention.v_head_dim
+
+
 def attention_flops(room: Room, cached: int, bsz: int) -> float:
     """FLOPs of a chunk's attention in an average layer on one GPU, as the models count them."""
     counted = attention_time(room.llm, flop_per_s=1.0, tensor_parallel=room.tensor)

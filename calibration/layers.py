@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SHARES = {"attention": 0.35, "prefill": 0.3, "decode": 0.35}
 """Of the time that is left once the weights are there."""
-LEAST_POINTS = {"attention": 8, "prefill": 4, "decode": 5}
+LEAST_POINTS = {"attention": 8, "prefill": 6, "decode": 5}
 """Measured whatever they take: what the fits need."""
 
 LARGE = 0.1
@@ -56,9 +56,9 @@ def measure_layers(
     """Measure one layer of ``llm`` as one GPU of ``tensor`` runs it, in about ``seconds``.
 
     Series "attention" (a forward batch's attention alone; ``at["chunks"]`` is "cached:bsz,..."),
-    "prefill_layer" (a whole layer; ``cached``, ``bsz``, ``attention_flop``) and "decode_layer"
-    (``batch``, ``context`` in tokens, ``bytes`` of weights touched and KV; some points with an eighth
-    of the ``feed_forward``).
+    "prefill_layer" (a whole layer; ``cached``, ``bsz``, ``attention_flop``, 0 of points that leave
+    attention out) and "decode_layer" (``batch``, ``context`` in tokens, ``bytes`` of weights touched
+    and KV; some points with an eighth of the ``feed_forward``).
     Amounts are FLOPs as the models count them, of one layer on one GPU; where kinds of attention
     alternate, seconds are of their mean. A layer's feed-forward is of the LLM's most common kind.
 

@@ -170,7 +170,7 @@ def _measure_kind(
     tell: Tell,
     seed: int,
 ) -> None:
-    clock = Clock(device)
+    clock = Clock(device, ahead=True)
     elements = _most_elements(kind, device)
     rate = _rough_rate(kind, clock, seed)
     squares = [square(size) for size in squares_in(0.4 * seconds * rate, elements)]
@@ -277,7 +277,7 @@ def _passes(samples: Sequence[Sample]) -> list[Sample]:
 
 def square_rate(kind: Kind, size: int, device: torch.device, seed: int = 0) -> Callable[[], float]:
     """Return what measures, at each call, the FLOP/s of three square products as the rooms do."""
-    clock, shape = Clock(device), square(size)
+    clock, shape = Clock(device, ahead=True), square(size)
     works = Matrices(kind, [shape], device, seed).works(shape)
 
     def once() -> float:

@@ -109,10 +109,11 @@ def roofs(repeats: int, batches: list[float] = BATCHES) -> Design:
 
 
 def forward_passes(repeats: int) -> Design:
-    """A layer's prefill: few and many new tokens on short and long contexts."""
+    """A layer's prefill: few and many new tokens on short and long contexts, and without attention."""
     grid = [(cached, new) for cached in (0.0, 4096.0, 65536.0) for new in (16.0, 256.0, 2048.0)]
-    cached, new = np.tile(np.array(grid), (repeats, 1)).T
-    products, attention = 5e8 * new, 1e5 * new * (cached + new / 2)
+    cached, new = np.tile(np.array([*grid, (-1.0, 256.0), (-1.0, 2048.0)]), (repeats, 1)).T
+    products = 5e8 * new
+    attention = np.where(cached < 0, 0.0, 1e5 * new * (cached + new / 2))
     parts = [np.full_like(new, 2e-5), products / 4e14, attention / 2e14]
     seconds = sum(parts[1:], start=parts[0])
     truth = {"fixed_s": 2e-5, "flop_per_s": 4e14, "attention_flop_per_s": 2e14}
@@ -192,6 +193,14 @@ def test_attention_that_is_all_of_the_work_is_one_sentence() -> None:
     amounts = np.array([sample.amount for sample in series.samples])
     with pytest.raises(InputError, match=r"attention_flop of a sample .* must be a part of it"):
         fit_layer(series_of(seconds_of(series), amounts, at))
+
+
+def test_layers_that_are_all_without_attention_are_one_sentence() -> None:
+    series, _, _ = forward_passes(1)
+    amounts = np.array([sample.amount for sample in series.samples])
+    none: list[dict[str, Setting]] = [{"attention_flop": 0.0}] * len(amounts)
+    with pytest.raises(InputError, match="all attention_flop of series made are 0"):
+        fit_layer(series_of(seconds_of(series), amounts, none))
 
 
 def test_a_typical_rate_is_in_its_interval() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from calibration import gpu, products, rooms
-from calibration.clock import Clock, Point, in_rounds
+from calibration.clock import Clock, Cover, Point, in_rounds
 from calibration.rooms import Measured, join
 from dualpath_model.errors import InputError
 from dualpath_model.llm import FeedForward, GroupedAttention, KvDtype, Llm
@@ -250,3 +250,13 @@ def test_of_equal_names_the_first_figure_counts_and_the_last_setting() -> None:
     assert whole.settings == {"size": 2.0}
     assert whole.tools == {"torch": "2.0"}
     assert parts[0].settings == {"size": 1.0}  # theirs are left as they were
+
+
+def test_what_covers_launching_grows_with_it_up_to_a_limit() -> None:
+    cover = Cover(CPU)
+    assert not cover.lengthen(1e-4)  # covered already
+    assert cover.lengthen(1e-3)
+    assert not cover.lengthen(1e-3)
+    assert cover.lengthen(1.0)  # as far as the limit
+    assert not cover.lengthen(1.0)
+    cover.launch()

@@ -91,11 +91,16 @@ def test_amounts_are_what_the_models_count_for_one_layer() -> None:
         chunks = [tuple(map(float, c.split(":"))) for c in str(sample.at["chunks"]).split(",")]
         total = sum(float(llm.prefill_flops(*chunk).attention) for chunk in chunks)
         assert sample.amount == pytest.approx(total / 4)
+    without_attention = 0
     for sample in found.series[1].samples:
-        total = llm.prefill_flops(
-            float(str(sample.at["cached"])), float(str(sample.at["bsz"]))
-        ).total
-        assert sample.amount == pytest.approx(float(total) / 4)
+        cached, bsz, attention = (
+            float(str(sample.at[key])) for key in ("cached", "bsz", "attention_flop")
+        )
+        counted = llm.prefill_flops(cached, bsz)
+        assert sample.amount - attention == pytest.approx(float(counted.linear) / 4)
+        assert attention in (0.0, pytest.approx(float(counted.attention) / 4))
+        without_attention += attention == 0.0
+    assert 0 < without_attention < len(found.series[1].samples)
 
 
 def test_ctrl_c_is_passed_on() -> None:
