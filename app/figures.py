@@ -7,6 +7,7 @@ Every function takes a plan (and its scenario where the step table is needed) an
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 from app import plan_view as view
@@ -29,14 +30,21 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
     names = list(dict.fromkeys(name for source, target, *_ in links for name in (source, target)))
     at = {name: i for i, name in enumerate(names)}
     full = _saturated(plan, scenario)
-    labels = ["<br>".join([name, *full.get(name, [])]) for name in names]
+    labels = ["<br>".join([*_lines(name), *full.get(name, [])]) for name in names]
     colours = [view.SATURATED if name in full else "#7f8c9b" for name in names]
     figure = graph_objects.Figure(
         graph_objects.Sankey(
             arrangement="snap",
             valueformat=".3s",
             valuesuffix="B/s",
-            node={"label": labels, "color": colours, "pad": 22, "thickness": 16},
+            node={
+                "label": labels,
+                "customdata": names,
+                "hovertemplate": "%{customdata}: %{value}<extra></extra>",
+                "color": colours,
+                "pad": 26,
+                "thickness": 16,
+            },
             link={
                 "source": [at[source] for source, *_ in links],
                 "target": [at[target] for _, target, *_ in links],
@@ -54,6 +62,15 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
     )
     margin = {"l": 20, "r": 130, "t": 60, "b": 30}  # for the label of the last column but one
     return layout(figure, title, 460, margin=margin)
+
+
+_LABEL_WIDTH = 13
+"""Characters of a line of a label: what fits between two columns."""
+
+
+def _lines(name: str) -> list[str]:
+    """Return the lines of a place's name, narrow enough not to run into the next column."""
+    return textwrap.wrap(name, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 _Link = tuple[str, str, float, str]
@@ -95,8 +112,8 @@ def _faded(path: str) -> str:
 def _saturated(plan: Plan, scenario: Scenario) -> dict[str, list[str]]:
     """Return, for each place of the sankey that a used-up capacity feeds, what is used up there."""
     buffers = {
-        "prefill": ["PE DRAM"],
-        "decode": ["DE DRAM (read)", "DE DRAM (hand-off)", "DE DRAM (generated)"],
+        "prefill": ["prefill DRAM"],
+        "decode": ["decode DRAM (read)", "decode DRAM (hand-off)", "decode DRAM (generated)"],
     }
     # Short, because a label has the room between two columns.
     inside = {"gpu": "compute", "hbm": "bandwidth", "hbm_space": "space", "cnic": "NICs"}
@@ -110,7 +127,7 @@ def _saturated(plan: Plan, scenario: Scenario) -> dict[str, list[str]]:
                 places = ["write-back"]
             elif row.resource == "fabric":
                 to_decode = row.direction == "prefill to decode"
-                places = ["DE DRAM (hand-off)" if to_decode else "PE HBM"]
+                places = ["decode DRAM (hand-off)" if to_decode else "prefill HBM"]
                 what = "fabric saturated"
         elif row.resource == "snic":
             inwards = row.direction == "in"
@@ -120,7 +137,7 @@ def _saturated(plan: Plan, scenario: Scenario) -> dict[str, list[str]]:
             places = buffers[row.pool]
             what = "saturated" if row.resource == "dram" else "host link saturated"
         else:
-            places = ["PE HBM" if row.pool == "prefill" else "DE HBM"]
+            places = ["prefill HBM" if row.pool == "prefill" else "decode HBM"]
             what = f"{inside[row.resource]} saturated"
         for place in places:
             if what not in found.setdefault(place, []):

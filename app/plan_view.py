@@ -207,7 +207,7 @@ def _rated_steps(plan: Plan, scenario: Scenario) -> Iterator[tuple[str, Step, fl
 def _origins(step: Step, payload: Payload, from_decode: float) -> list[tuple[str, float]]:
     """Return where a step's bytes lie, with their shares: hits start decode from either buffer."""
     if step.phase is Phase.DECODE_START and step.source == DE_DRAM and payload is Payload.HIT:
-        return [("DE DRAM (read)", from_decode), ("DE DRAM (hand-off)", 1.0 - from_decode)]
+        return [("decode DRAM (read)", from_decode), ("decode DRAM (hand-off)", 1.0 - from_decode)]
     return [(_end(step, step.source, payload), 1.0)]
 
 
@@ -217,11 +217,11 @@ def _end(step: Step, place: Place, payload: Payload) -> str:
         return "storage" if step.phase is Phase.READ else "write-back"
     if place == DE_DRAM:
         if step.phase in (Phase.READ, Phase.LOAD):
-            return "DE DRAM (read)"
+            return "decode DRAM (read)"
         if payload is Payload.GENERATED:
-            return "DE DRAM (generated)"
-        return "DE DRAM (hand-off)"
-    return str(place)
+            return "decode DRAM (generated)"
+        return "decode DRAM (hand-off)"
+    return f"{place.pool} {place.memory.upper()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ returned minimises the highest *sloped* line, so that answers are unique and lea
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,22 +116,45 @@ def _lowest_envelope(lines: list[tuple[Array, Array]]) -> _Found:
             higher = crosses & (candidate > height) & (x > 0.0) & (x < 1.0)
             split = np.where(higher, x, split)
             height = np.where(higher, candidate, height)
-    highest, first = _highest([base + slope * split for base, slope in lines])
+    at_split = [base + slope * split for base, slope in lines]
+    highest = functools.reduce(np.maximum, at_split)
+    first = _most_worth(at_split, [slope for _, slope in lines], highest)
     basic, first_basic = _highest([base for base, _ in lines])
     return split, 1.0 / highest, 1.0 / basic, first, first_basic
 
 
+EQUAL_WORTH = 1e-6
+"""Capacities whose worth differs by less are equals, here and where the LP prices them."""
+
 _TIE = 1.0 + 1e-12
-"""Two lines that cross at the optimum are equal but for rounding; the one listed first is named."""
+"""Two lines that cross are equal but for rounding."""
 
 
 def _highest(heights: list[Array]) -> tuple[Array, Positions]:
+    """Return the highest and which it is, of equals the one listed first."""
     highest = heights[0]
     first: Positions = np.zeros(highest.shape, dtype=np.intp)
     for index, height in enumerate(heights[1:], start=1):
         first = np.where(height > highest * _TIE, index, first)
         highest = np.maximum(highest, height)
     return highest, first
+
+
+def _most_worth(heights: list[Array], slopes: list[Array], highest: Array) -> Positions:
+    """Return the line of which more capacity would help most, of those that are the highest.
+
+    Where a falling line f and a rising line r cross, throughput grows by the share s_r / (s_r - s_f)
+    of what f's capacity grows by, and by the rest of r's: the flatter line is worth more, as the dual
+    values of the LP say. Of equals the one listed first.
+    """
+    first: Positions = np.zeros(highest.shape, dtype=np.intp)
+    flattest = np.full(highest.shape, np.inf)
+    for index, (height, slope) in enumerate(zip(heights, slopes, strict=True)):
+        steep = np.abs(slope)
+        better = (height * _TIE >= highest) & (steep < flattest * (1.0 - EQUAL_WORTH))
+        first = np.where(better, index, first)
+        flattest = np.where(better, steep, flattest)
+    return first
 
 
 def of_loads(loads: Loads) -> tuple[Demand, dict[Key, float]]:

@@ -15,7 +15,7 @@ from dualpath_model import loads as model_loads
 from dualpath_model.cluster import Node
 from dualpath_model.errors import InfeasibleError
 from dualpath_model.loads import Loads
-from dualpath_model.paths import Key, Pool, Resource
+from dualpath_model.paths import Key, Payload, Pool, Resource
 from dualpath_model.scenario import Scenario
 from solvers import linear
 from solvers.problem import Problem, TrafficClass, from_classes
@@ -66,10 +66,22 @@ def bottleneck(solution: linear.LinearSolution) -> Key:
     worth: dict[Key, float] = {}
     for row in solution.rows:
         worth[row.key] = worth.get(row.key, 0.0) + row.dual_value * row.capacity
-    best = max(worth, key=lambda key: worth[key])
-    if worth[best] > 1e-6 * solution.throughput:
-        return best
+    most = max(worth.values())
+    if (
+        most > 1e-6 * solution.throughput
+    ):  # of equals, which a symmetric cluster has, the first read
+        equals = [
+            key for key, value in worth.items() if value >= (1.0 - closed_form.EQUAL_WORTH) * most
+        ]
+        return min(equals, key=closed_form.reading_order)
     return max(solution.rows, key=lambda row: row.utilisation).key
+
+
+def read_split(scenario: Scenario, solution: linear.LinearSolution) -> float:
+    """Return the fraction of the bytes read from storage that decode nodes read, of all classes."""
+    read = solution.class_rates * [float(m.payloads[Payload.HIT]) for m in scenario.class_means]
+    total = float(read.sum())
+    return float(read @ solution.class_splits) / total if total else 0.0
 
 
 def problem_of(scenario: Scenario, loads: Sequence[Loads]) -> Problem:
@@ -114,7 +126,7 @@ def quick(scenario: Scenario) -> Quick:
     problem, local = problem_of(scenario, loads), scenario.zones is not None
     best = linear.CapacityProgram(problem, locality=local).solve()
     basic = linear.CapacityProgram(problem, decode_reads=False, locality=local).solve()
-    return Quick(best.split, best.throughput, basic.throughput, bottleneck(best))
+    return Quick(read_split(scenario, best), best.throughput, basic.throughput, bottleneck(best))
 
 
 def _neighbour_counts(prefill: int, decode: int) -> Iterable[tuple[int, int]]:

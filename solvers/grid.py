@@ -252,13 +252,14 @@ def _put_rates(
         return
     node = scenario.cluster.nodes(pool)[0]
     count = len(scenario.cluster.nodes(pool))
+    now = {name: parameter.now(scenario) for name, parameter in PARAMETERS.items()}
     for at, rated in plane.combinations(rates):
         found: Node = node
         for name in PARAMETERS:
             if name in rated:
                 change_node = PARAMETERS[name].change_node
                 assert change_node is not None
-                found = change_node(found, rated[name])
+                found = change_node(found, rated[name], now[name])
         spot = tuple(
             outer if inner == slice(None) else inner for outer, inner in zip(where, at, strict=True)
         )

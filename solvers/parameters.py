@@ -34,7 +34,8 @@ class Parameter:
     """One parameter. ``low`` and ``high``: what can be meant, in ``unit``; ``whole``: a count.
 
     ``change`` is None for lengths of turns, which :func:`change` changes together. ``change_node``: of
-    a parameter of RATES, the change of one node.
+    a parameter of RATES, the change of one node from what ``now`` says to another value. Nodes and
+    classes that are unlike each other change in proportion, so that the value of now changes nothing.
     """
 
     label: str
@@ -45,7 +46,7 @@ class Parameter:
     low: float = 0.0
     high: float = 1e18
     whole: bool = False
-    change_node: Callable[[Node, Any], Node] | None = None
+    change_node: Callable[[Node, Any, Any], Node] | None = None
 
     def check(self, name: str, value: object) -> None:
         """Raise InputError for a value that cannot be meant."""
@@ -108,37 +109,60 @@ def scaled_workload(
                 raise InputError(f"{name} cannot be changed: this workload has none")
             factors[factor] = float(values[name]) / mean
     if "hit_rate" in values:
-        factors["hit_rate"] = float(values["hit_rate"])
+        asked, own = float(values["hit_rate"]), _hit_rate(workload, factors)
+        alike = len(scenario.classes) == 1 or now.hit_rate >= 1.0
+        missing = (1.0 - asked) / (1.0 - now.hit_rate) if not alike else 1.0
+        factors["hit_rate"] = asked if alike else max(0.0, 1.0 - (1.0 - own) * missing)
     return scaled(workload, **factors)
+
+
+def _hit_rate(workload: Workload, factors: Mapping[str, float]) -> float:
+    """Return the hit rate of a workload whose lengths are multiplied by ``factors``."""
+    hit = float(workload.hit_tokens.sum()) * factors.get("context", 1.0)
+    miss = float(workload.miss_tokens.sum()) * factors.get("append", 1.0)
+    return hit / (hit + miss)
 
 
 # ---- changes ---------------------------------------------------------------------------------------
 
 
-def _on_nodes(change_node: Callable[[Node, Any], Node]) -> Callable[[Scenario, Any], Scenario]:
+def _on_nodes(
+    change_node: Callable[[Node, Any, Any], Node], now: Callable[[Scenario], float]
+) -> Callable[[Scenario, Any], Scenario]:
     def change(scenario: Scenario, value: Any) -> Scenario:
+        before = now(scenario)
         for pool in (Pool.PREFILL, Pool.DECODE):
-            scenario = scenario.with_each_node(pool, lambda node: change_node(node, value))
+            scenario = scenario.with_each_node(pool, lambda node: change_node(node, value, before))
         return scenario
 
     return change
 
 
-def _snics(node: Node, value: float) -> Node:
+def _snics(node: Node, value: float, now: float) -> Node:
+    count = value
+    if now and node.snics not in (0, now):
+        count = max(1, round(node.snics * value / now)) if value else 0
     rate = node.snic_bytes_per_s or node.cnic_bytes_per_s
-    return replace(node, snics=int(value), snic_bytes_per_s=rate)
+    return replace(node, snics=int(count), snic_bytes_per_s=rate)
 
 
-def _snic_rate(node: Node, value: float) -> Node:
-    return replace(node, snic_bytes_per_s=float(value)) if node.snics else node
+def _scaled(rate: float | None, value: float, now: float) -> float:
+    """Return a node's rate where the commonest one goes from ``now`` to ``value``."""
+    return float(value) if rate in (None, now) or not now else float(rate) * value / now
 
 
-def _cnic_rate(node: Node, value: float) -> Node:
-    return replace(node, cnic_bytes_per_s=float(value))
+def _snic_rate(node: Node, value: float, now: float) -> Node:
+    if not node.snics:
+        return node
+    return replace(node, snic_bytes_per_s=_scaled(node.snic_bytes_per_s, value, now))
 
 
-def _dram_rate(node: Node, value: float) -> Node:
-    return replace(node, dram_bytes_per_s=float(value))
+def _cnic_rate(node: Node, value: float, now: float) -> Node:
+    return replace(node, cnic_bytes_per_s=_scaled(node.cnic_bytes_per_s, value, now))
+
+
+def _dram_rate(node: Node, value: float, now: float) -> Node:
+    return replace(node, dram_bytes_per_s=_scaled(node.dram_bytes_per_s, value, now))
 
 
 @lru_cache
@@ -155,11 +179,17 @@ def _llm(scenario: Scenario, name: str) -> Scenario:
     return replace(scenario, llm=llm, serving=replace(scenario.serving, kv_dtype=dtype))
 
 
-def _rate_now(field: str) -> Callable[[Scenario], float]:
+def _of_commonest(field: str) -> Callable[[Scenario], float]:
+    """Return what reads a field of the commonest prefill node, 0 where nobody knows it."""
+
     def now(scenario: Scenario) -> float:
         return float(getattr(commonest(scenario, Pool.PREFILL), field) or 0.0)
 
     return now
+
+
+_SNICS_NOW, _SNIC_NOW = _of_commonest("snics"), _of_commonest("snic_bytes_per_s")
+_CNIC_NOW, _DRAM_NOW = _of_commonest("cnic_bytes_per_s"), _of_commonest("dram_bytes_per_s")
 
 
 PARAMETERS: Mapping[str, Parameter] = {
@@ -187,8 +217,8 @@ PARAMETERS: Mapping[str, Parameter] = {
         "storage NICs a node",
         "",
         Touches.RATES,
-        lambda scenario: float(commonest(scenario, Pool.PREFILL).snics),
-        _on_nodes(_snics),
+        _SNICS_NOW,
+        _on_nodes(_snics, _SNICS_NOW),
         low=0,
         high=1000,
         whole=True,
@@ -198,8 +228,8 @@ PARAMETERS: Mapping[str, Parameter] = {
         "rate of a storage NIC",
         "B/s",
         Touches.RATES,
-        _rate_now("snic_bytes_per_s"),
-        _on_nodes(_snic_rate),
+        _SNIC_NOW,
+        _on_nodes(_snic_rate, _SNIC_NOW),
         low=1,
         change_node=_snic_rate,
     ),
@@ -207,8 +237,8 @@ PARAMETERS: Mapping[str, Parameter] = {
         "rate of a compute NIC",
         "B/s",
         Touches.RATES,
-        _rate_now("cnic_bytes_per_s"),
-        _on_nodes(_cnic_rate),
+        _CNIC_NOW,
+        _on_nodes(_cnic_rate, _CNIC_NOW),
         low=1,
         change_node=_cnic_rate,
     ),
@@ -216,8 +246,8 @@ PARAMETERS: Mapping[str, Parameter] = {
         "DRAM bandwidth a node",
         "B/s",
         Touches.RATES,
-        _rate_now("dram_bytes_per_s"),
-        _on_nodes(_dram_rate),
+        _DRAM_NOW,
+        _on_nodes(_dram_rate, _DRAM_NOW),
         low=1,
         change_node=_dram_rate,
     ),

@@ -22,7 +22,14 @@ from dualpath_model.parameters import (
 from dualpath_model.paths import Key, Payload, Pool, Resource
 from dualpath_model.scenario import Scenario
 from solvers import alternatives, linear
-from solvers.alternatives import Neighbour, ResourceName, Upgrade, bottleneck, name_of
+from solvers.alternatives import (
+    Neighbour,
+    ResourceName,
+    Upgrade,
+    bottleneck,
+    name_of,
+    read_split,
+)
 from solvers.certificate import Certificate
 from solvers.real_traffic import real_traffic_range
 from solvers.uncertainty import Uncertainty, uncertainty
@@ -194,8 +201,7 @@ def plan(scenario: Scenario, *, backend: linear.Backend = "auto", intervals: boo
         pool: [flow.storage_reads_per_s for flow in flows if flow.pool == pool.value]
         for pool in (Pool.PREFILL, Pool.DECODE)
     }
-    read = [flow.storage_read_bytes_per_s for flow in flows]
-    split = sum(read[len(scenario.cluster.prefill) :]) / (sum(read) or 1.0)
+    split = read_split(scenario, best)
     means = mix_means(scenario.class_means, best.class_rates.tolist())
     return Plan(
         version=PLAN_VERSION,

@@ -24,7 +24,7 @@ Case = tuple[Plan, Scenario]
 def links(case: Case) -> list[tuple[str, str, float]]:
     """Return the sankey's links by name."""
     trace = figures.sankey(*case).data[0]
-    names = [label.split("<br>")[0] for label in trace.node.label]
+    names = trace.node.customdata
     link = trace.link
     return [
         (names[s], names[t], v)
@@ -42,7 +42,7 @@ def test_sankey_conserves_bytes_where_nothing_is_made(case: Case) -> None:
         assert_allclose(into[place], out[place], rtol=1e-9)
     cached = case[1].serving.dram_cache_hit_share
     if not cached:
-        assert_allclose(into["PE DRAM"], out["PE DRAM"], rtol=1e-9)
+        assert_allclose(into["prefill DRAM"], out["prefill DRAM"], rtol=1e-9)
 
 
 def test_sankey_equals_demand_times_rate(paper: Case) -> None:
@@ -59,20 +59,20 @@ def test_sankey_equals_demand_times_rate(paper: Case) -> None:
     assert_allclose(flow["storage", "decode storage NICs"], load["decode snic in"], rtol=1e-9)
     written = sum(v for (_, target), v in flow.items() if target == "write-back")
     assert_allclose(written, load["decode snic out"], rtol=1e-9)
-    into_hbm = sum(v for (_, target), v in flow.items() if target == "PE HBM")
+    into_hbm = sum(v for (_, target), v in flow.items() if target == "prefill HBM")
     assert_allclose(into_hbm, load["prefill cnic write"], rtol=1e-9)
 
 
 def test_sankey_marks_what_is_saturated(paper: Case) -> None:
     labels = figures.sankey(*paper).data[0].node.label
-    assert "PE HBM<br>compute saturated" in labels  # prefill compute binds here
+    assert "prefill HBM<br>compute saturated" in labels  # prefill compute binds here
     assert "storage" in labels
 
 
 def test_sankey_names_the_nics_that_carry_reads() -> None:
     labels = figures.sankey(*planned("deepseek-v3.2-aws-p5")).data[0].node.label
-    assert "prefill compute NICs" in labels  # these nodes have no others
-    assert "PE DRAM<br>host link saturated" in labels
+    assert "prefill<br>compute NICs" in labels  # these nodes have no others
+    assert "prefill DRAM<br>host link saturated" in labels
 
 
 def test_bars_are_the_plans_utilisation(case: Case) -> None:
@@ -185,7 +185,7 @@ def test_tensor_parallel_copies_count(paper: Case) -> None:
     plan = make_plan(scenario)
     at = scenario.loads().prefill[0].demand.at(plan.split)
     want = float(at[Key(Pool.PREFILL, Resource.CNIC, Direction.WRITE)])
-    into = sum(v for _, target, v in links((plan, scenario)) if target == "PE HBM")
+    into = sum(v for _, target, v in links((plan, scenario)) if target == "prefill HBM")
     assert_allclose(into, want * plan.throughput_requests_per_s, rtol=1e-6)
     assert into > 7 * sum(v for source, _, v in links((plan, scenario)) if source == "storage")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -14,10 +15,13 @@ from dualpath_model import load_scenario
 from dualpath_model.catalog.llms import llm_names
 from dualpath_model.errors import DualPathError, InputError
 from dualpath_model.scenario import Scenario
-from solvers.alternatives import quick
+from solvers import planner
+from solvers.alternatives import name_of, quick
 from solvers.grid import Axis, Grid, grid, vectorises
-from solvers.parameters import PARAMETERS, change
+from solvers.parameters import PARAMETERS, change, mean_tokens
 from tests.conftest import ROOT
+
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.yaml"))
 
 
 @cache
@@ -158,3 +162,64 @@ def test_more_never_hurts_and_axes_may_be_swapped(
 def test_what_is_refused(x: Axis, y: Axis, words: str) -> None:
     with pytest.raises(InputError, match=words):
         grid(scenario("paper-mean-turn"), x, y)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_a_parameter_is_now_changes_nothing(name: str) -> None:
+    """Uneven nodes and classes change in proportion: the scenario itself is in every map."""
+    asked = scenario(name)
+    before = quick(asked)
+    for parameter, entry in PARAMETERS.items():
+        now = entry.now(asked)
+        if not now:
+            continue
+        after = quick(change(asked, {parameter: now}))
+        assert after.throughput == pytest.approx(before.throughput, rel=1e-9), parameter
+        assert after.basic == pytest.approx(before.basic, rel=1e-9), parameter
+        assert after.split == pytest.approx(before.split, abs=1e-6), parameter
+
+
+def test_unlike_nodes_and_classes_change_in_proportion() -> None:
+    asked = scenario("heterogeneous")
+    assert PARAMETERS["snics"].now(asked) == 2
+    doubled = change(asked, {"snics": 4})
+    for old, new in zip(asked.cluster.prefill, doubled.cluster.prefill, strict=True):
+        assert new.snics == 2 * old.snics
+    assert {node.snics for node in doubled.cluster.decode} == {2, 4}
+    slow = replace(asked.cluster.decode[0], snic_bytes_per_s=10e9)
+    uneven = asked.on(replace(asked.cluster, decode=(slow, *asked.cluster.decode[1:])))
+    halved = change(uneven, {"snic_bytes_per_s": 25e9})
+    assert {node.snic_bytes_per_s for node in halved.cluster.decode} == {5e9, 25e9}
+    mixed = scenario("mixed-traffic")
+    before = mean_tokens(mixed).hit_rate
+    fewer = change(mixed, {"hit_rate": 1 - 2 * (1 - before)})
+    for old, new in zip(mixed.classes, fewer.classes, strict=True):
+        missing = 2 * old.workload.miss_tokens.sum()
+        assert new.workload.miss_tokens.sum() == pytest.approx(missing)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_quick_answer_is_the_plans(name: str) -> None:
+    asked = scenario(name)
+    one, whole = quick(asked), planner.plan(asked, intervals=False)
+    assert one.throughput == pytest.approx(whole.throughput_requests_per_s, rel=1e-6)
+    assert one.basic == pytest.approx(whole.throughput_basic_requests_per_s, rel=1e-6)
+    assert one.split == pytest.approx(whole.split, abs=1e-5)
+    assert name_of(one.bottleneck) == whole.bottleneck
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("decode_nodes", "prefill_nodes"), ("snic_bytes_per_s", "dram_bytes_per_s")],
+)
+def test_cells_name_the_plans_bottleneck(first: str, second: str) -> None:
+    """Where two capacities are full at the best split, the map must name the one that is worth more."""
+    asked = scenario("deepseek-660b-2p4d")
+    found = grid(asked, axis(asked, first, 12), axis(asked, second, 12))
+    rng = np.random.default_rng(3)
+    cells = np.argwhere(found.bottleneck >= 0)
+    for j, i in rng.choice(cells, 12, replace=False):
+        values = {second: found.y.values[j], first: found.x.values[i]}
+        whole = planner.plan(change(asked, values), intervals=False)
+        assert name_of(found.keys[found.bottleneck[j, i]]) == whole.bottleneck
+        assert found.split[j, i] == pytest.approx(whole.split, abs=1e-5)
