@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from typing import Any
 
 from app import plan_view as view
-from app.page import layout
+from app.page import LEGEND, layout
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
 from solvers.planner import Plan
@@ -30,13 +31,25 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
     names = list(dict.fromkeys(name for source, target, *_ in links for name in (source, target)))
     at = {name: i for i, name in enumerate(names)}
     full = _saturated(plan, scenario)
-    labels = ["<br>".join([*_lines(name), *full.get(name, [])]) for name in names]
+    through = _through(links)
+    told = 0.15 * max(through.values(), default=0.0)
+    labels = [
+        "<br>".join(
+            [
+                *_lines(name),
+                *([view.rate(through[name])] if through[name] > told else []),
+                *full.get(name, []),
+            ]
+        )
+        for name in names
+    ]
     colours = [view.SATURATED if name in full else "#7f8c9b" for name in names]
     figure = graph_objects.Figure(
         graph_objects.Sankey(
             arrangement="snap",
             valueformat=".3s",
             valuesuffix="B/s",
+            textfont={"size": 11},
             node={
                 "label": labels,
                 "customdata": names,
@@ -64,6 +77,18 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
     return layout(figure, title, 460, margin=margin)
 
 
+_Link = tuple[str, str, float, str]
+
+
+def _through(links: list[_Link]) -> dict[str, float]:
+    """Return the bytes/s that pass each place: what comes in or what goes out, whichever is more."""
+    into, out = Counter[str](), Counter[str]()
+    for source, target, value, _ in links:
+        out[source] += value  # type: ignore[assignment]
+        into[target] += value  # type: ignore[assignment]
+    return {name: max(into[name], out[name]) for name in {*into, *out}}
+
+
 _LABEL_WIDTH = 13
 """Characters of a line of a label: what fits between two columns."""
 
@@ -71,9 +96,6 @@ _LABEL_WIDTH = 13
 def _lines(name: str) -> list[str]:
     """Return the lines of a place's name, narrow enough not to run into the next column."""
     return textwrap.wrap(name, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-_Link = tuple[str, str, float, str]
 
 
 def _through_nics(plan: Plan, scenario: Scenario) -> list[_Link]:
@@ -168,7 +190,7 @@ def utilisation_bars(plan: Plan) -> Any:
             x=[100 * value for value in values],
             orientation="h",
             marker={"color": colour},
-            text=[f"{value:.0%}" for value in values],
+            text=[view.percent(value) for value in values],
             textposition="outside",
             cliponaxis=False,
             hovertext=[row.nodes if dual else "fullest node" for row in chosen],
@@ -182,13 +204,7 @@ def utilisation_bars(plan: Plan) -> Any:
         view.saturation_sentence(plan),
         180 + 36 * len(rows),
         barmode="group",
-        legend={
-            "orientation": "h",
-            "y": 1.0,
-            "yanchor": "bottom",
-            "x": 0,
-            "traceorder": "reversed",
-        },
+        legend={**LEGEND, "traceorder": "reversed"},
     )
 
 
@@ -258,7 +274,7 @@ def neighbours_chart(plan: Plan) -> Any:
         text = f"{row.prefill_nodes}P{row.decode_nodes}D"
         return f"<b>{text}</b>" if (row.prefill_nodes, row.decode_nodes) == here else text
 
-    names = [label(row) for row in rows]
+    names = [f"{label(row)}<br>{row.requests_per_s_per_node:,.3g}" for row in rows]
     series = (
         ("Basic", view.BASIC, [row.throughput_basic_requests_per_s for row in rows]),
         ("dual path", view.DUAL_PATH, [row.throughput_requests_per_s for row in rows]),
@@ -278,14 +294,33 @@ def neighbours_chart(plan: Plan) -> Any:
         ]
     )
     figure.update_yaxes(title="requests/s", rangemode="tozero")
-    figure.update_xaxes(title="prefill and decode nodes", type="category")
-    best = max(rows, key=lambda row: row.requests_per_s_per_node)
-    title = (
-        f"Neighbouring P/D ratios: {best.prefill_nodes}P{best.decode_nodes}D serves most per node, "
-        f"{best.requests_per_s_per_node:,.1f} requests/s"
+    figure.update_xaxes(
+        title="prefill and decode nodes<br>below: requests/s a node",
+        type="category",
+        tickangle=0,
     )
-    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
-    return layout(figure, title, 420, barmode="group", legend=legend)
+    most = max(row.requests_per_s_per_node for row in rows)
+    best = [
+        f"{row.prefill_nodes}P{row.decode_nodes}D"
+        for row in rows
+        if row.requests_per_s_per_node > (1 - _EQUAL) * most
+    ]
+    serve = "serves" if len(best) == 1 else "serve"
+    title = (
+        f"Neighbouring P/D ratios: {_listed(best)} {serve} most per node, {most:,.1f} requests/s"
+    )
+    return layout(figure, title, 440, barmode="group", legend=LEGEND)
+
+
+_EQUAL = 5e-3
+"""Relative difference up to which a title calls two answers equally good."""
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    """Return names as people list them; of many the first few."""
+    if len(names) > most:
+        return ", ".join(names[:most]) + f" and {len(names) - most} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def upgrades_chart(plan: Plan) -> Any:
@@ -300,7 +335,7 @@ def upgrades_chart(plan: Plan) -> Any:
             x=gains,
             orientation="h",
             marker={"color": [view.FREE if gain > 0.05 else view.BASIC for gain in gains]},
-            text=[f"{gain:+.1f} %" for gain in gains],
+            text=[f"{gain:+.1f} %" if abs(gain) > 0.05 else "0" for gain in gains],
             textposition="outside",
             cliponaxis=False,
         )
@@ -308,6 +343,9 @@ def upgrades_chart(plan: Plan) -> Any:
     least, most = min(0.0, *gains), max(1.0, *gains)
     figure.update_xaxes(title="change of throughput, %", range=[1.2 * least, 1.2 * most])
     figure.update_yaxes(automargin=True)
-    best = plan.upgrades[0]
-    title = f"What one more unit buys: {best.change}, {best.gain:+.1%}"
+    most = plan.upgrades[0].gain
+    best = [row.change for row in plan.upgrades if row.gain > (1 - _EQUAL) * most]
+    title = "One more unit of anything alone buys nothing"
+    if most > 5e-4:
+        title = f"What one more unit buys: {' or '.join(best[:2])}, {most:+.1%}"
     return layout(figure, title, 150 + 34 * len(rows))

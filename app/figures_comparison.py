@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from app import plan_view as view
-from app.page import layout
+from app.page import LEGEND, layout
 from dualpath_model.quantities import Dimension, show
 
 COLOURS = (view.BASIC, view.DUAL_PATH, view.SATURATED, view.FREE)
-_LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
 _PARTS = (
     ("scheduling_s", "scheduling", view.BASIC),
     ("allocating_s", "waiting for memory", view.DECODE_SIDE),
@@ -52,12 +51,16 @@ def distribution(found: Mapping[str, Any], name: str, label: str) -> Any:
         showarrow=False,
         yanchor="bottom",
     )
-    figure.update_xaxes(type="log", title=f"{label}, seconds (log scale)", dtick=1)
+    figure.update_xaxes(
+        type="log",
+        title=f"{label} (log scale)",
+        # 1, 2 and 5 of each decade: an axis shorter than a decade has some, too.
+        tickvals=[a * 10.0**e for e in range(-4, 6) for a in (1, 2, 5)],
+        ticktext=[_time(a * 10.0**e) for e in range(-4, 6) for a in (1, 2, 5)],
+    )
     figure.update_yaxes(title="share of requests", tickformat=".0%", range=[0, 1.12])
     kept = ", ".join(f"{policy} {share:.0%}" for policy, share in within.items())
-    return layout(
-        figure, f"{label} within the promise: {kept or 'no request'}", 400, legend=_LEGEND
-    )
+    return layout(figure, f"{label} within the promise: {kept or 'no request'}", 400, legend=LEGEND)
 
 
 def parts(found: Mapping[str, Any]) -> Any:
@@ -83,7 +86,7 @@ def parts(found: Mapping[str, Any]) -> Any:
         best = min(known, key=lambda policy: known[policy])
         title += f": shortest with {best}, {_time(known[best])}"
     height = 190 + 44 * len(runs)
-    return layout(figure, title, height, barmode="stack", legend=_LEGEND)
+    return layout(figure, title, height, barmode="stack", legend=LEGEND)
 
 
 def queues(found: Mapping[str, Any]) -> Any:
@@ -102,7 +105,7 @@ def queues(found: Mapping[str, Any]) -> Any:
     figure.update_xaxes(title="simulated seconds")
     figure.update_yaxes(title="requests that wait", rangemode="tozero")
     said = ", ".join(f"{policy} {value:,.0f}" for policy, value in most.items())
-    return layout(figure, f"Requests that wait, at most: {said}", 360, legend=_LEGEND)
+    return layout(figure, f"Requests that wait, at most: {said}", 360, legend=LEGEND)
 
 
 def nics(found: Mapping[str, Any]) -> Any:
@@ -126,7 +129,7 @@ def nics(found: Mapping[str, Any]) -> Any:
         title="storage NICs busy, mean of the pool", tickformat=".0%", range=[0, 1.05]
     )
     said = ", ".join(f"{policy} {value:.0%}" for policy, value in means.items())
-    return layout(figure, f"Storage NICs busy, mean of all: {said}", 400, legend=_LEGEND)
+    return layout(figure, f"Storage NICs busy, mean of all: {said}", 400, legend=LEGEND)
 
 
 def curve(found: Mapping[str, Any], statistic: str) -> Any:
@@ -155,7 +158,7 @@ def curve(found: Mapping[str, Any], statistic: str) -> Any:
         range=[0, 2.5 * slo_s],  # what lies above is far beyond the promise, however far
     )
     said = ", ".join(f"{policy} {rate:g}" for policy, rate in meets.items())
-    return layout(figure, f"Agents/s within the promise: {said}", 420, legend=_LEGEND)
+    return layout(figure, f"Agents/s within the promise: {said}", 420, legend=LEGEND)
 
 
 def capacities(found: Mapping[str, Any]) -> Any:

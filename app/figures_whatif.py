@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app import plan_view as view
-from app.page import layout
+from app.page import LEGEND, layout
 from solvers.alternatives import name_of
 from solvers.grid import Axis, Grid
 from solvers.parameters import PARAMETERS
@@ -30,6 +30,9 @@ SHOWN = {
     "bottleneck": "what limits",
 }
 """What a heat map can show, by its name in the link."""
+_BAR_TITLES = {"throughput": "requests/s", "split": "read through decode nodes, %"}
+_FLAT = 1e-3
+"""Relative range of values below which a map is of one colour: what is left is rounding."""
 
 _UNITS = {
     "snic_bytes_per_s": (1e9 / 8, "Gbps"),
@@ -133,8 +136,16 @@ def heat_map(
     figure = graph_objects.Figure()
     look: dict[str, Any] = {
         "colorscale": "Cividis",
-        "colorbar": {"title": {"text": SHOWN[what].split(":")[0], "side": "right"}},
+        "colorbar": {
+            "title": {"text": _BAR_TITLES.get(what, SHOWN[what]), "side": "right"},
+            "x": 1.0,
+            "y": 0.45,
+            "len": 0.9,  # below the figure's own buttons
+        },
     }
+    if _flat(values):
+        middle = float(np.nanmean(values))
+        look |= {"zmin": 0.9 * middle - 0.1, "zmax": 1.1 * middle + 0.1}
     if what == "bottleneck":
         place = {k: i for i, k in enumerate(used)}
         values = np.vectorize(lambda k: place.get(k, np.nan), otypes=[float])(found.bottleneck)
@@ -170,10 +181,13 @@ def heat_map(
         for side, axis, texts in (("xaxis", found.x, columns), ("yaxis", found.y, rows))
     }
     title = _finding(found, what, values, here, limits)
-    return layout(figure, title, 520, legend=_LEGEND, **axes)
+    return layout(figure, title, 520, legend=LEGEND, **axes)
 
 
-_LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+def _flat(values: Array) -> bool:
+    """Tell whether all cells that are served say the same."""
+    found = values[np.isfinite(values)]
+    return bool(found.size and np.ptp(found) <= _FLAT * abs(float(found.mean())))
 
 
 def _ticks(axis: Axis, texts: Sequence[str]) -> dict[str, Any]:
@@ -232,7 +246,12 @@ def _categories(names: Sequence[str]) -> dict[str, Any]:
         "colorscale": scale,
         "zmin": -0.5,
         "zmax": count - 0.5,
-        "colorbar": {"tickvals": list(range(len(names))), "ticktext": list(names), "len": 0.9},
+        "colorbar": {
+            "tickvals": list(range(len(names))),
+            "ticktext": [_wrapped(name, 16, 3) for name in names],
+            "y": 0.45,
+            "len": 0.9,
+        },
     }
 
 
@@ -300,6 +319,8 @@ def _finding(
     }
     worded = form.get(what, "{:,.1f} requests/s").format
     most = worded(best)
+    if _flat(values):
+        return f"The same everywhere: {most}"
     counted = what in ("throughput", "per_node") and here is not None and values[here] > 0
     if counted and best / values[here] < 1 + _SAME:
         return f"Nothing here beats the {worded(values[here])} of this scenario"
@@ -345,19 +366,19 @@ def tornado(rows: Sequence[Sensitivity], share: float) -> Any:
             x=changes,
             orientation="h",
             marker={"color": colour},
-            text=[
-                "" if c is None else f"{shown(row.name, value)}: {c:+.1f} %"
-                for row, (value, _), c in zip(kept, points, changes, strict=True)
+            text=["" if c is None else _signed(c) for c in changes],
+            customdata=[
+                shown(row.name, value) for row, (value, _) in zip(kept, points, strict=True)
             ],
             textposition="outside",
             cliponaxis=False,
-            hovertemplate="%{y}: %{text}<extra></extra>",
+            hovertemplate="%{customdata}: %{text}<extra></extra>",
         )
     _add_unserved_ends(figure, kept)
     rates = [r for row in kept for r in (row.throughput_low, row.throughput_high) if r is not None]
     span = max(1.0, *(100 * abs(rate / kept[0].throughput_now - 1) for rate in rates), 0.0)
-    legend = {**_LEGEND, "traceorder": "reversed"}
-    axis = {"title": "change of throughput, %", "range": [-1.75 * span, 1.75 * span]}
+    legend = {**LEGEND, "traceorder": "reversed"}
+    axis = {"title": "change of throughput, %", "range": [-1.5 * span, 1.5 * span]}
     title = _strongest(kept[-1]) if kept else "Nothing moves the throughput"
     return layout(figure, title, 170 + 52 * len(kept), barmode="group", legend=legend, xaxis=axis)
 
@@ -384,7 +405,7 @@ def _add_unserved_ends(figure: Any, kept: Sequence[Sensitivity]) -> None:
             continue
         other = next((rate for _, rate in ends if rate is not None), row.throughput_now)
         places.append("middle left" if other >= row.throughput_now else "middle right")
-        texts.append(f"{' and '.join(missing)}: not served  ")
+        texts.append(f" {' and '.join(missing)}: not served ")
         reasons.append(_wrapped(row.reason, 70, 4))
         labelled.append(_effect_label(row))
     if texts:
@@ -402,7 +423,20 @@ def _add_unserved_ends(figure: Any, kept: Sequence[Sensitivity]) -> None:
 
 
 def _effect_label(row: Sensitivity) -> str:
-    return html.escape(PARAMETERS[row.name].label)
+    """Return a parameter and, below, its two values: beside the bars they would not have room."""
+    label = PARAMETERS[row.name].label.removesuffix(" a request")
+    low, high = shown(row.name, row.low_value), shown(row.name, row.high_value)
+    return f"{html.escape(label)}<br>{html.escape(_range(low, high))}"
+
+
+def _range(low: str, high: str) -> str:
+    """Return "98.9 to 99.3 %" of "98.9 %" and "99.3 %": the unit once."""
+    number, _, unit = low.partition(" ")
+    return f"{number} to {high}" if unit and high.endswith(unit) else f"{low} to {high}"
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.1f} %" if abs(change) >= 0.05 else "0"
 
 
 def without_effect(rows: Sequence[Sensitivity]) -> list[str]:
@@ -417,37 +451,38 @@ def comparison(plans: Mapping[str, Plan]) -> Any:
     """Return throughput of named plans: Basic, dual path and the compute limit."""
     from plotly import graph_objects
 
-    names = [html.escape(name) for name in plans]
+    names = [_wrapped(name, _NAME_LINE, _NAME_LINES) for name in list(plans)[::-1]]
+    places = list(range(len(names)))
+    kept = list(plans.values())[::-1]
     series = (
-        ("Basic", view.BASIC, [p.throughput_basic_requests_per_s for p in plans.values()]),
-        ("dual path", view.DUAL_PATH, [p.throughput_requests_per_s for p in plans.values()]),
-        (
-            "compute limit",
-            view.COMPUTE,
-            [p.throughput_oracle_requests_per_s for p in plans.values()],
-        ),
+        ("compute limit", view.COMPUTE, [p.throughput_oracle_requests_per_s for p in kept]),
+        ("dual path", view.DUAL_PATH, [p.throughput_requests_per_s for p in kept]),
+        ("Basic", view.BASIC, [p.throughput_basic_requests_per_s for p in kept]),
     )
     figure = graph_objects.Figure()
     for name, colour, values in series:
         figure.add_bar(
             name=name,
-            x=names,
-            y=values,
+            y=places,
+            x=values,
+            orientation="h",
             marker={"color": colour},
             text=["" if value is None else _rate(value) for value in values],
             textposition="outside",
             cliponaxis=False,
+            hovertemplate="%{x:.4g} requests/s<extra>" + name + "</extra>",
         )
     best = max(plans, key=lambda name: plans[name].throughput_requests_per_s)
-    ticks = {
-        "type": "category",
-        "tickvals": names,
-        "ticktext": [_wrapped(name, _NAME_LINE, _NAME_LINES) for name in plans],
-        "tickangle": 0,
-    }
-    rates = {"title": "requests/s", "rangemode": "tozero"}
+    most = max(value for *_, values in series for value in values if value is not None)
+    rates = {"title": "requests/s", "range": [0, 1.15 * most]}
+    # By place and not by name: two long names may be cut to the same text.
+    ticks = {"tickvals": places, "ticktext": names, "automargin": True}
     title = f"{best} serves most: {plans[best].throughput_requests_per_s:,.1f} requests/s"
-    return layout(figure, title, 420, barmode="group", legend=_LEGEND, xaxis=ticks, yaxis=rates)
+    if len({(plan.llm, round(plan.workload.mean_prompt_tokens)) for plan in kept}) > 1:
+        title += " (requests of other LLMs or lengths are other work)"
+    height = 170 + 90 * len(names)
+    legend = {**LEGEND, "traceorder": "reversed"}
+    return layout(figure, title, height, barmode="group", legend=legend, xaxis=rates, yaxis=ticks)
 
 
 def _rate(value: float) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from app import plan_view as view
 from app.page import layout
-from dualpath_model.traces import TABLE_2, TrajectoryMeans
+from dualpath_model.traces import TABLE_2, TrajectoryMeans, trajectory_means
 from dualpath_model.workload import Workload
 
 Array = npt.NDArray[np.float64]
@@ -166,24 +166,42 @@ def ratios(found: Mapping[str, float], chosen: str) -> Any:
     return layout(figure, title, 150 + 26 * len(names), showlegend=False)
 
 
-def against_paper(found: TrajectoryMeans) -> Any:
-    """Return the sessions' means over those of the paper's three data sets (Table 2)."""
+def grows(workload: Workload) -> bool:
+    """Tell whether contexts grow over sessions; else their mean growth a turn says nothing.
+
+    They shrink where an agent compacts its context, or calls a sub-agent that starts anew.
+    """
+    longer = np.diff(workload.prompt_tokens) >= 0
+    longer[workload.offsets[1:-1] - 1] = True  # from a session to the next
+    return bool(longer.all()) and trajectory_means(workload).append_tokens > 0
+
+
+def against_paper(found: TrajectoryMeans, *, growing: bool = True) -> Any:
+    """Return the sessions' means over those of the paper's three data sets (Table 2).
+
+    ``growing``: contexts do, so that there is a growth to compare.
+    """
     figure = _figure()
     fields = {
         "turns": "turns<br>a session",
-        "append_tokens": "append,<br>tokens",
-        "generate_tokens": "generate,<br>tokens",
+        "append_tokens": "growth a turn,<br>tokens" if growing else "growth<br>a turn: n/a",
+        "generate_tokens": "generate<br>a turn, tokens",
         "context_tokens": "prompt,<br>tokens",
         "total_tokens": "at the<br>end, tokens",
     }
     colours = (view.DECODE_SIDE, view.COMPUTE, view.DUAL_PATH)
     for (row, spec), colour in zip(TABLE_2.items(), colours, strict=True):
+        times = [
+            None if name == "append_tokens" and not growing else share
+            for name in fields
+            for share in [getattr(found, name) / getattr(spec, name)]
+        ]
         figure.add_bar(
             x=list(fields.values()),
-            y=[getattr(found, name) / getattr(spec, name) for name in fields],
+            y=times,
             name=f"over the paper's {row}",
             marker={"color": colour},
-            text=[f"{getattr(found, name) / getattr(spec, name):.2g}" for name in fields],
+            text=["" if share is None else f"{share:.2g}" for share in times],
             textposition="outside",
             cliponaxis=False,
         )

@@ -41,6 +41,10 @@ def page(title: str, heading: str, below: str, parts: Iterable[str]) -> str:
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13}
 
 
+LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
+"""Above the plot: it takes no width, which a narrow page does not have."""
+
+
 def layout(figure: Any, title: str, height: int, **more: Any) -> Any:
     """Give a plotly figure its title, escaped, and the look of all of them; return it."""
     usual = {

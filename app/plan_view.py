@@ -35,6 +35,8 @@ DECODE_SIDE = "#CC79A7"
 COMPUTE = "#E69F00"
 
 FULL = 1 - 1e-6
+_GAINS = 1.005
+"""Speed-up from which a second read path is said to gain something."""
 """Utilisation from which a capacity is marked as saturated."""
 
 RESOURCES = {
@@ -97,6 +99,16 @@ def bars(plan: Plan) -> list[Bar]:
         basic = max(row.basic for row in rows)
         found.append(Bar(words(top), basic, top.dual_path, _by_node(rows)))
     return found
+
+
+def percent(share: float) -> str:
+    """Return a utilisation in whole percent; 100 % is written only of what is used up."""
+    return ">99%" if 0.995 <= share < FULL else f"{share:.0%}"
+
+
+def split_text(plan: Plan) -> str:
+    """Return the split, or that it does not matter: then any is as good as reading as today."""
+    return "any, no gain" if plan.speedup_over_basic < _GAINS else f"{plan.split:.1%}"
 
 
 def _by_node(rows: list[Utilisation], most: int = 8) -> str:
@@ -274,7 +286,7 @@ def headline(plan: Plan) -> str:
     gain = plan.speedup_over_basic
     today = subject(plan.bottleneck_basic)
     verb = "limit" if today.endswith("NICs") else "limits"
-    if gain < 1.005:
+    if gain < _GAINS:
         return (
             f"{today} {verb} this cluster at "
             f"{plan.throughput_basic_requests_per_s:,.1f} requests/s; a second read path gains nothing"

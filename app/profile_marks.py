@@ -19,6 +19,9 @@ COLOURS = (view.DUAL_PATH, view.FREE, view.COMPUTE, view.DECODE_SIDE, "#56B4E9",
 FAR = view.SATURATED
 """The colour of outliers."""
 _WIDE = 20.0  # values that differ by more than this factor get a log axis
+_TIMES = (1, 10, 0.1, 100, 0.01, 2, 0.5, 3, 0.3, 5, 0.2, 20, 0.05, 1.5, 0.7, 1.2, 0.8)
+"""Ticks of an axis of "times some value", those first that it should have."""
+_APART = 0.14  # of such an axis: on a narrow page ticks that are nearer run into each other
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def axis(title: str, unit: str, values: Floats, *, log: bool | None = None) -> A
     if log:
         room = max(1.15, (high / low) ** 0.06)
         ends = (low / room, high * room)
-        return Axis(title, unit, log, ends, _log_ticks(*ends))
+        ticks = _times_ticks(*ends) if unit == "x" else _log_ticks(*ends)
+        return Axis(title, unit, log, ends, ticks)
     if unit == "x":
         room = 0.08 * max(high - low, 0.02)
         ends = (low - room, high + room)
@@ -108,6 +112,19 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
     steps = (1, 2, 5) if high / low < 1e2 else (1,)
     found = (step * 10.0**power for power in range(first, last + 1, every) for step in steps)
     return tuple(at for at in found if low <= at <= high)
+
+
+def _times_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Return what tells widths on a log axis around 1: 0.5, 0.7, 1, 1.5 and 2 of 0.5 to 2."""
+    if high / low > 1e3:
+        return _log_ticks(low, high)
+    chosen: list[float] = []
+    for at in _TIMES:
+        near = (abs(math.log(at / other)) < _APART * math.log(high / low) for other in chosen)
+        if low <= at <= high and not any(near):
+            chosen.append(at)
+    # So narrow that it is as good as linear.
+    return tuple(sorted(chosen)) if len(chosen) > 2 else _even_ticks(low, high)
 
 
 def _even_ticks(low: float, high: float) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ roof over measured FLOP/s, measured against predicted time, or a row a setting w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -20,6 +21,42 @@ from dualpath_model.profile import FIGURES, Estimate, Fit, Part, PartName, Serie
 
 _POINTS = 120  # of a curve
 _MOST_TICKS = 9
+CALLED = {
+    "gemm_bf16_flop_per_s": "matrix products in bf16",
+    "gemm_fp8_flop_per_s": "matrix products in fp8",
+    "gemm_fp32_flop_per_s": "matrix products in fp32",
+    "prefill_flop_per_s": "prefill without attention",
+    "prefill_layer_s": "a layer's forward pass, fixed time",
+    "attention_flop_per_s": "attention in prefill",
+    "decode_flop_per_s": "decode where arithmetic limits",
+    "decode_bytes_per_s": "decode where reading memory limits",
+    "decode_layer_s": "a layer's decode step, fixed time",
+    "hbm_copy_bytes_per_s": "copy inside GPU memory",
+    "host_to_device_bytes_per_s": "copy from host to GPU memory",
+    "device_to_host_bytes_per_s": "copy from GPU to host memory",
+    "both_ways_share": "copies both ways at once, share",
+    "pageable_share": "copies of pageable memory, share",
+    "copy_launch_s": "one copy, fixed time",
+    "layer_block_share": "layer blocks one by one, share",
+    "gather_share": "layer blocks gathered, share",
+    "interference_share": "products beside copies, share",
+    "dram_bytes_per_s": "copy in host memory",
+    "storage_read_bytes_per_s": "storage, random reads",
+    "storage_write_bytes_per_s": "storage, writes",
+    "storage_sequential_bytes_per_s": "storage, sequential reads",
+    "storage_read_latency_s": "one read, fixed time",
+    "storage_read_p99_s": "one read, 99th percentile",
+    "storage_small_pages_share": "reads to small pages, share",
+    "storage_read_while_writing_share": "reads beside writes, share",
+    "network_bytes_per_s": "network, one direction",
+    "network_both_ways_bytes_per_s": "network, each of both directions",
+    "network_latency_s": "one message, fixed time",
+    "network_with_storage_share": "network beside storage, share",
+    "collective_bytes_per_s": "torch.distributed, large messages",
+    "collective_latency_s": "torch.distributed, one message",
+}
+"""What figures are called in pictures and headlines: short for the meanings in FIGURES."""
+_KEYS = re.compile(rf"\b(?:{'|'.join(CALLED)})\b")
 _PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9", "most": "longest"}
 
 
@@ -32,6 +69,11 @@ def panels(name: PartName, part: Part) -> list[Panel]:
             found.append(_latencies(name, series))
     residuals = _residuals(name, part)
     return [*found, residuals] if residuals else found
+
+
+def in_words(text: str) -> str:
+    """Return a sentence with words in place of the keys of figures."""
+    return _KEYS.sub(lambda key: CALLED[key[0]], text)
 
 
 def intervals(found: Mapping[str, Estimate]) -> Panel | None:
@@ -48,22 +90,30 @@ def intervals(found: Mapping[str, Estimate]) -> Panel | None:
         np.arange(len(names), dtype=float),
         COLOURS[0],
         hover=[
-            f"{n}: {quantity(found[n].value, FIGURES[n].unit)}, {interval(found[n], FIGURES[n].unit)}"
+            f"{n}, {FIGURES[n].meaning}: {quantity(found[n].value, FIGURES[n].unit)}, "
+            f"{interval(found[n], FIGURES[n].unit)}"
             for n in names
         ],
         low=low / value,
         high=high / value,
     )
+    said = in_words(least_certain(found))
     return Panel(
         "intervals",
         None,
         "",
-        f"{least_certain(found)[0].upper()}{least_certain(found)[1:]}",
+        f"{said[0].upper()}{said[1:]}",
         axis("95 % interval over the value", "x", np.concatenate([low / value, high / value])),
         row_axis(names),
         [dots],
-        rows=[f"{name}  {quantity(found[name].value, FIGURES[name].unit)}" for name in names],
+        rows=[
+            f"{CALLED[n]}: {_unbroken(quantity(found[n].value, FIGURES[n].unit))}" for n in names
+        ],
     )
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _series_panel(name: PartName, part: Part, series: Series) -> Panel:

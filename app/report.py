@@ -50,10 +50,10 @@ def _tiles(plan: Plan) -> str:
     tiles = [
         ("limits today (Basic)", view.words(plan.bottleneck_basic), "warn"),
         ("then limits", view.words(plan.bottleneck), ""),
-        ("read through decode nodes", f"{plan.split:.1%}", ""),
+        ("read through decode nodes", view.split_text(plan), ""),
         ("with both paths", f"{plan.throughput_requests_per_s:,.1f} requests/s", ""),
         ("over Basic", f"{plan.speedup_over_basic:.2f}x", ""),
-        ("of the compute limit", compute, ""),
+        ("of the GPUs' limit", compute, ""),
         ("bottleneck-free range", inside, "warn" if free.holds is False else ""),
     ]
     cells = (

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import math
+import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,7 @@ _PARTS = {
 }
 
 
+_LABEL = 34  # characters of a line that leave room for the plot on a narrow page
 _LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
 
 
@@ -46,13 +51,20 @@ def standing(row: Mapping[str, Any]) -> str:
     return "within 10 %" if abs(row["error"]) <= AIM else "off"
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 4) -> str:
     """Return a figure as people read it; bytes of a working set in GB."""
     if value >= 1e8:
         return f"{value / 1e9:,.1f} GB"
     if 0 < value < 1e-2:
         return f"{value:.2g}"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{digits}g}"
+
+
+def amount(row: Mapping[str, Any], whose: str, digits: int = 4) -> str:
+    """Return what the "paper" has or is "ours", with a unit where the quantity does not name one."""
+    if row["quantity"].startswith("JCT less"):
+        return f"{100 * row[whose]:.3g} %"
+    return number(row[whose], digits)
 
 
 def summary(rows: list[Mapping[str, Any]]) -> str:
@@ -89,8 +101,8 @@ def show_reproduction(found: Mapping[str, Any]) -> None:
         cells = (
             escape(first),
             escape(row["quantity"]),
-            number(row["paper"]),
-            number(row["ours"]),
+            amount(row, "paper"),
+            amount(row, "ours"),
             error,
         )
         shown.add_row(*cells, f"[{colour}]{how}[/{colour}]", escape(row["note"]))
@@ -139,8 +151,8 @@ def _figures_table(found: Mapping[str, Any]) -> str:
             row["figure"],
             row["quantity"],
             f"{standing(row)}; {row['note']}" if row["note"] else standing(row),
-            number(row["paper"]),
-            number(row["ours"]),
+            amount(row, "paper"),
+            amount(row, "ours"),
             "" if row["kind"] == "bound" else f"{row['error']:+.1%}",
         )
         for row in found["rows"]
@@ -165,6 +177,7 @@ def _errors(rows: list[Mapping[str, Any]]) -> Any:
 
     kept = [row for row in rows if row["kind"] != "bound"][::-1]
     names = [f"{row['figure']}: {row['quantity']}" for row in kept]
+    labels = [_label(row) for row in kept]
     colours = {"fitted": "#999999", "within 10 %": "#0072B2", "off": "#D55E00"}
     figure = graph_objects.Figure()
     figure.add_vrect(x0=-AIM, x1=AIM, fillcolor="#0072B2", opacity=0.08, line_width=0)
@@ -174,21 +187,47 @@ def _errors(rows: list[Mapping[str, Any]]) -> Any:
             x=[kept[i]["error"] for i in mine],
             y=[names[i] for i in mine],
             mode="markers+text",
-            text=[number(kept[i]["ours"]) for i in mine],
-            textposition="middle right",
+            text=[f" {amount(kept[i], 'ours', 3)} " for i in mine],
+            # Away from the line of no error, over which they could not be read.
+            textposition=["middle left" if kept[i]["error"] < 0 else "middle right" for i in mine],
+            textfont={"size": 11},
+            cliponaxis=False,
             marker={"size": 10, "color": colour},
             name=how,
         )
-    figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
+    figure.update_yaxes(
+        categoryorder="array",
+        categoryarray=names,
+        tickvals=names,
+        ticktext=labels,
+        tickfont={"size": 11},
+        range=[-0.7, len(names) - 0.3],
+        automargin=True,
+    )
+    errors = [row["error"] for row in kept] or [0.0]
+    low, high = min(*errors, -AIM), max(*errors, AIM)
+    room = 0.6 * (high - low)  # for the numbers beside the outermost dots, on a narrow page too
     figure.update_xaxes(
-        title="ours over the paper's, minus one (shaded: within 10 %)",
+        title="ours over the paper's, minus one<br>(shaded: within 10 %)",
         tickformat="+.0%",
+        range=[low - room, high + room],
         zeroline=True,
         zerolinecolor="#888888",
     )
-    return layout(
-        figure, "Ours against the paper's (labels: ours)", 160 + 24 * len(kept), legend=_LEGEND
-    )
+    lines = sum(1 + label.count("<br>") for label in labels)
+    height = 170 + max(24 * len(kept), 18 * lines)
+    return layout(figure, "Ours against the paper's (labels: ours)", height, legend=_LEGEND)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """Return a row's name in two short lines, if need be without the details of its set-up."""
+    quantity = re.sub(r' ?\("[^"]*"\)', "", row["quantity"])
+    quantity = quantity.replace("+ ", "+\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(f"{row['figure']}: {quantity}", _LABEL, break_on_hyphens=False)
+    if len(lines) > 2:
+        short = f"{row['figure'].split(',')[0]}: {quantity}"
+        lines = textwrap.wrap(short, _LABEL, break_on_hyphens=False)
+    return "<br>".join(html.escape(line) for line in lines)
 
 
 def _batches(batches: list[Mapping[str, Any]]) -> Any:
@@ -222,7 +261,17 @@ def _latency(curves: list[Mapping[str, Any]]) -> Any:
                 name=f"{NAMES[arm]}, {part}",
                 line={"color": COLOURS[arm], "dash": dash},
             )
-    figure.add_hline(y=4.0, line={"color": "#888888", "dash": "dash"}, annotation_text="SLO, 4 s")
+    figure.add_hline(y=4.0, line={"color": "#888888", "dash": "dash"})
+    # Of its own: plotly puts a line's label at 4 on the exponents of a log axis.
+    figure.add_annotation(
+        x=0,  # where no curve comes near the line
+        xref="paper",
+        y=math.log10(4.0),
+        text="SLO, 4 s",
+        showarrow=False,
+        xanchor="left",
+        yanchor="bottom",
+    )
     figure.update_yaxes(title="TTFT, s (log scale)", type="log", dtick=1)
     figure.update_xaxes(title="agents/s")
     return layout(figure, "Online: TTFT against load, 2P4D", 420, legend=_LEGEND)
@@ -232,7 +281,8 @@ def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
     from plotly import graph_objects
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(1, 2, subplot_titles=("Basic", "DualPath"), shared_yaxes=False)
+    # One scale for both: else the lower of both looks as slow as the higher.
+    figure = make_subplots(1, 2, subplot_titles=("Basic", "DualPath"), shared_yaxes=True)
     for column, arm in enumerate(("basic", "dualpath"), start=1):
         points = [point for point in curves if point["arm"] == arm]
         for part, (name, colour) in _PARTS.items():
@@ -245,7 +295,11 @@ def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
             )
             figure.add_trace(bar, row=1, col=column)
     figure.update_xaxes(title="agents/s")
-    figure.update_yaxes(title="seconds", col=1)
+    figure.update_yaxes(title="seconds, mean of requests", col=1)
     return layout(
-        figure, "What TTFT consists of", 420, barmode="stack", legend=_LEGEND | {"y": 1.1}
+        figure,
+        "What TTFT consists of, both on one scale",
+        420,
+        barmode="stack",
+        legend=_LEGEND | {"y": 1.1},
     )

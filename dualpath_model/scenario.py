@@ -13,7 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from dualpath_model import yaml_lines
 from dualpath_model.catalog.efficiencies import default_efficiencies
@@ -38,7 +46,10 @@ from dualpath_model.quantities import Bytes, BytesPerSecond, Seconds
 from dualpath_model.workload import Workload, from_moments, scaled
 from dualpath_model.yaml_lines import Document
 
-MOST_NODES = 100_000
+MOST_NODES = 100_000  # of a pool
+MOST_GROUPS = 300  # of a pool; so many that differ are planned in seconds
+MOST_CLASSES = 100
+MOST_SEED = 2**63 - 1  # what JSON readers and NumPy take
 
 
 class _Spec(BaseModel):
@@ -77,15 +88,32 @@ class StorageSpec(_Spec):
     write: BytesPerSecond | None = None
 
 
+NodeGroups = Annotated[list[NodeGroupSpec], Field(min_length=1, max_length=MOST_GROUPS)]
+
+
 class ClusterSpec(_Spec):
     """Two pools, each one group or a list of groups, and what they share."""
 
-    prefill: NodeGroupSpec | Annotated[list[NodeGroupSpec], Field(min_length=1)]
-    decode: NodeGroupSpec | Annotated[list[NodeGroupSpec], Field(min_length=1)]
+    prefill: NodeGroupSpec | NodeGroups
+    decode: NodeGroupSpec | NodeGroups
     storage: StorageSpec = StorageSpec()
     fabric: BytesPerSecond | None = Field(
         default=None, description="compute network between the pools, per direction"
     )
+
+    @field_validator("prefill", "decode")
+    @classmethod
+    def _few_enough(
+        cls, pool: NodeGroupSpec | list[NodeGroupSpec]
+    ) -> NodeGroupSpec | list[NodeGroupSpec]:
+        """Bound the pool as a whole, before a node of it is built."""
+        nodes = sum(group.count for group in pool) if isinstance(pool, list) else pool.count
+        if nodes > MOST_NODES:
+            raise ValueError(
+                f"the groups have {nodes:,} nodes together; at most {MOST_NODES:,} are allowed, "
+                f"so lower their counts"
+            )
+        return pool
 
 
 class ParallelismSpec(_Spec):
@@ -107,7 +135,7 @@ class SyntheticSpecModel(_Spec):
 
     row: Literal["32K", "48K", "64K"] = "64K"
     sessions: Annotated[int, Field(ge=1, le=200_000, strict=True)] = 500
-    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED, strict=True)] = 0
     turns: Annotated[float, Field(ge=2.0, le=100_000, strict=True)] | None = None
     append_tokens: PositiveTokens | None = None
     generate_tokens: PositiveTokens | None = None
@@ -251,7 +279,7 @@ class ScenarioSpec(_Spec):
     cluster: str | ClusterSpec
     parallelism: PoolsParallelismSpec = PoolsParallelismSpec()
     workload: WorkloadSpec | None = None
-    classes: list[ClassSpec] | None = Field(
+    classes: Annotated[list[ClassSpec], Field(max_length=MOST_CLASSES)] | None = Field(
         default=None, description="several kinds of traffic, instead of one workload"
     )
     locality: Annotated[bool, Field(strict=True)] = Field(
@@ -270,8 +298,8 @@ class ScenarioSpec(_Spec):
     def _one_source_of_traffic(self) -> ScenarioSpec:
         if (self.workload is None) == (not self.classes):
             raise ValueError("give either workload or classes, one of which is needed")
-        names = [part.name for part in self.classes or []]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        names = Counter(part.name for part in self.classes or [])
+        twice = next((name for name, times in names.items() if times > 1), None)
         if twice is not None:
             raise ValueError(f"class '{twice}' is given twice; give each class a name of its own")
         return self

@@ -257,7 +257,7 @@ PARAMETERS: Mapping[str, Parameter] = {
         Touches.TRAFFIC,
         lambda scenario: mean_tokens(scenario).hit,
         None,
-        low=1,
+        low=1e-3,  # a mean: of a trace with little to append it is below one token
         high=1e9,
     ),
     "append_tokens": Parameter(
@@ -266,7 +266,7 @@ PARAMETERS: Mapping[str, Parameter] = {
         Touches.TRAFFIC,
         lambda scenario: mean_tokens(scenario).miss,
         None,
-        low=1,
+        low=1e-3,  # a mean: of a trace with little to append it is below one token
         high=1e9,
     ),
     "generate_tokens": Parameter(
@@ -275,7 +275,7 @@ PARAMETERS: Mapping[str, Parameter] = {
         Touches.TRAFFIC,
         lambda scenario: mean_tokens(scenario).output,
         None,
-        low=1,
+        low=1e-3,  # a mean: of a trace with little to append it is below one token
         high=1e9,
     ),
     "hit_rate": Parameter(

@@ -9,10 +9,17 @@ import jsonschema
 import pytest
 import yaml
 
+from dualpath_model import yaml_lines
 from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.llm import KvDtype
 from dualpath_model.paths import Direction, Key, Pool, Resource
-from dualpath_model.scenario import ScenarioSpec, load_scenario
+from dualpath_model.scenario import (
+    MOST_SEED,
+    ScenarioSpec,
+    WorkloadSpec,
+    load_scenario,
+    parse_spec,
+)
 from tests.conftest import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -252,8 +259,81 @@ def test_files_that_are_no_scenario(tmp_path: Path, text: str, message: str) -> 
 def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [1, 2]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
-    with pytest.raises(InputError, match="more than 1000000 entries"):
+    with pytest.raises(InputError, match="more than 100,000 entries"):
         load_scenario(written(tmp_path, "\n".join(lines)))
+
+
+MOMENTS = "  moments: {hit_tokens: 30000, miss_tokens: 400, output_tokens: 176}"
+
+
+def test_a_seed_is_one_that_json_can_carry(tmp_path: Path) -> None:
+    def spec(seed: int) -> WorkloadSpec:
+        text = BASE.replace(MOMENTS, f"  synthetic: {{row: 64K, seed: {seed:#x}}}")
+        workload = parse_spec(yaml_lines.read(written(tmp_path, text))).workload
+        assert workload is not None
+        return workload
+
+    largest = spec(MOST_SEED)
+    assert WorkloadSpec.model_validate_json(largest.model_dump_json()) == largest
+    message = f"workload.synthetic.seed: {MOST_SEED + 1} is not allowed; .* equal to {MOST_SEED}$"
+    with pytest.raises(InputError, match=message):
+        spec(MOST_SEED + 1)
+
+
+@pytest.mark.parametrize("field", ["row: 64K, seed", "row: 64K, sessions", "row: 64K, turns"])
+def test_numbers_of_thousands_of_digits_are_refused(tmp_path: Path, field: str) -> None:
+    text = BASE.replace(MOMENTS, f"  synthetic: {{{field}: 0x{'f' * 6000}}}")
+    with pytest.raises(InputError, match=r"yaml:7: workload.synthetic.* of 6,002 characters; give"):
+        load_scenario(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (
+            60 * ["{node: paper-hopper, count: 100000}"],
+            "have 6,000,000 nodes together; at most 100,",
+        ),
+        (["{node: x, count: 100000}", "{node: x}"], "the groups have 100,001 nodes together"),
+        (2000 * ["{node: x}"], "has 2,000 entries; at most 300 are allowed, so join those"),
+    ],
+    ids=["many nodes", "one too many", "many groups"],
+)
+def test_a_pool_is_bounded_before_a_node_is_built(
+    tmp_path: Path, groups: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*_: object) -> None:
+        raise AssertionError("a node was built")
+
+    monkeypatch.setattr("dualpath_model.scenario.load_node", built)
+    text = BASE.replace("{node: paper-hopper, count: 2}", f"[{', '.join(groups)}]")
+    with pytest.raises(InputError, match=f"yaml:4: cluster.prefill: .*{message}"):
+        load_scenario(written(tmp_path, text))
+
+
+def with_classes(names: list[str]) -> str:
+    parts = [f"  - {{name: {name}, requests_per_s: 1, workload: {{{MOMENTS}}}}}" for name in names]
+    return "\n".join([*BASE.splitlines()[:5], "classes:", *parts])
+
+
+def test_classes_are_bounded_and_differ(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(101)]
+    assert len(load_scenario(written(tmp_path, with_classes(names[:100]))).classes) == 100
+    with pytest.raises(InputError, match=r"yaml:6: classes: has 101 entries; at most 100 are"):
+        load_scenario(written(tmp_path, with_classes(names)))
+    with pytest.raises(InputError, match="class 'c7' is given twice; give each class a name"):
+        load_scenario(written(tmp_path, with_classes([*names[:98], "c7"])))
+
+
+def test_a_long_or_broken_value_is_shown_in_short(tmp_path: Path) -> None:
+    text = BASE + f'slo: {{tpot: "{"5" * 5000}\\n ms"}}\n'
+    with pytest.raises(
+        InputError, match=r":8: slo.tpot: '5{57}\.\.\.' is out of range; "
+    ) as caught:
+        load_scenario(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r":1: name: ' ' must be one line"):
+        load_scenario(written(tmp_path, BASE.replace("name: test", "name: ' '")))
 
 
 def test_no_file_a_folder_and_bytes(tmp_path: Path) -> None:

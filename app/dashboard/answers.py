@@ -27,10 +27,14 @@ from solvers.planner import Plan
 from solvers.uncertainty import Uncertainty, uncertainty
 
 _REMEMBERED = 128
+_SCENARIOS = 16
+"""Scenarios hold their sessions, some 25 bytes a turn and knob position: fewer of them are kept."""
+MOST_TURNS = 500_000
+"""Of one scenario's sessions, so that many users' scenarios fit the server's memory."""
 _HEADER = "# From the dualpath dashboard. Plan it with: dualpath plan FILE\n"
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_SCENARIOS)
 def scenario_of(question: Question) -> Scenario:
     """Return the scenario that is asked about. Raises InputError."""
     name = question.base or "scenario"
@@ -49,7 +53,7 @@ def intervals_of(question: Question) -> Uncertainty | None:
     return uncertainty(scenario_of(question))
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_SCENARIOS)
 def start_of(question: Question) -> Scenario:
     """Return the scenario from which the knobs start, uploads that were chosen included."""
     sources = tuple(knob for knob in question.knobs if knob[0] in knobs.SOURCES)
@@ -110,7 +114,7 @@ def _text(question: Question) -> str:
     return (example_dir() / f"{question.base}.yaml").read_text(encoding="utf-8")
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_SCENARIOS)
 def _document(question: Question) -> Document:
     """Return the parsed file. One that was uploaded may only refer to the catalog and to uploads."""
     document = yaml_lines.parse(_text(question), question.base or "scenario")
@@ -135,6 +139,12 @@ def _read(spec: WorkloadSpec, folder: Path, block_tokens: int) -> Workload:
     return _sessions(spec.model_dump_json(), folder, block_tokens)
 
 
-@lru_cache(32)  # a million turns are 32 MB
+@lru_cache(_SCENARIOS)
 def _sessions(spec: str, folder: Path, block_tokens: int) -> Workload:
-    return read_workload(WorkloadSpec.model_validate_json(spec), folder, block_tokens)
+    found = read_workload(WorkloadSpec.model_validate_json(spec), folder, block_tokens)
+    if found.turns > MOST_TURNS:
+        raise InputError(
+            f"{found.source} has {found.turns:,} turns; the dashboard takes at most {MOST_TURNS:,}: "
+            f"upload fewer sessions, or plan with `dualpath plan` on the command line"
+        )
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from app.dashboard import session
 
 FORMATS = ("PNG", "SVG")
 FORMAT = "picture.format"
+_KEPT = 64
+_lock = threading.Lock()
+_untitled: dict[int, tuple[Any, Any, str]] = {}
 
 
 class Tile(NamedTuple):
@@ -32,7 +36,8 @@ def figure(fig: Any, name: str) -> None:
     """
     from app.figure_data import csv_of
 
-    st.markdown(f"**{plain(_title(fig))}**")
+    shown, title = _without_title(fig)
+    st.markdown(f"**{plain(title)}**")
     form = str(st.session_state.get(FORMAT, FORMATS[0])).lower()
     config = {
         "displaylogo": False,
@@ -44,7 +49,7 @@ def figure(fig: Any, name: str) -> None:
             "scale": 2 if form == "png" else 1,
         },
     }
-    st.plotly_chart(fig, key=f"figure {name}", config=config)
+    st.plotly_chart(shown, key=f"figure {name}", config=config)
     st.download_button(
         "data (CSV)",
         lambda: csv_of(fig).encode(),
@@ -58,13 +63,26 @@ def figure(fig: Any, name: str) -> None:
     )
 
 
-def _title(fig: Any) -> str:
-    """Take a figure's title out of it, once: as text above it, it wraps where a page is narrow."""
-    if fig.layout.title.text:
-        title = html.unescape(fig.layout.title.text)
+def _without_title(fig: Any) -> tuple[Any, str]:
+    """Return a figure without its title, and the title: as text above, it wraps on a narrow page.
+
+    The figure itself, which other sessions draw at the same time, stays as it is. Its copy takes as
+    long as all else here, so copies of the latest figures are kept, each with the figure that it is of.
+    """
+    with _lock:
+        known = _untitled.get(id(fig))
+        if known is not None and known[0] is fig:
+            return known[1:]
+    title = html.unescape(fig.layout.title.text or "")
+    shown = type(fig)(fig)
+    if title:
         top = min(fig.layout.margin.t, 60)
-        fig.update_layout(title={"text": ""}, meta={"title": title}, margin={"t": top})
-    return str((fig.layout.meta or {}).get("title", ""))
+        shown.update_layout(title={"text": ""}, meta={"title": title}, margin={"t": top})
+    with _lock:
+        while len(_untitled) >= _KEPT:
+            del _untitled[next(iter(_untitled))]
+        _untitled[id(fig)] = (fig, shown, title)
+    return shown, title
 
 
 def plain(text: str) -> str:

@@ -1,7 +1,8 @@
 """Background jobs: each a child process, a few at a time, which nobody has to wait for.
 
-A thread a job starts the child, hands it the job and reads its lines. A cancelled job's child is killed;
-a job that nobody asks about any more is cancelled; the same job asked again is not done again.
+A thread a job starts the child, hands it the job and reads its lines; what the child says to stderr is
+logged. A cancelled job's child is killed; a job that nobody asks about any more is cancelled; the same
+job asked again is not done again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import atexit
 import contextlib
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -19,9 +21,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from dualpath_model.errors import InputError
+
 _FORGOTTEN_S = 60.0
 _KEPT = 40
+_MOST_WAITING = 20
 _MOST_LINE = 50 * 10**6
+_MOST_LOGGED = 2_000
+_log = logging.getLogger(__name__)
 
 
 class Stage(StrEnum):
@@ -75,7 +82,10 @@ class Jobs:
         atexit.register(self.end)
 
     def start(self, content: Mapping[str, Any]) -> str:
-        """Start a job, unless it runs or is done already; return its key."""
+        """Start a job, unless it runs or is done already; return its key.
+
+        Raises InputError if too many wait.
+        """
         text = json.dumps(content, sort_keys=True)
         key = key_of(content)
         with self._lock:
@@ -83,6 +93,12 @@ class Jobs:
             if known is not None and known.stage not in (Stage.FAILED, Stage.CANCELLED):
                 known.seen_s = time.monotonic()
                 return key
+            waiting = sum(other.stage is Stage.QUEUED for other in self._jobs.values())
+            if waiting >= _MOST_WAITING:
+                raise InputError(
+                    f"{waiting} runs wait on this server already, the most that it takes; try again "
+                    f"when some of them are done"
+                )
             self._jobs.pop(key, None)
             job = self._jobs[key] = Job(key, text)
             self._forget()
@@ -140,14 +156,15 @@ class Jobs:
                     self._command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
                     text=True,
+                    errors="replace",
                 )
             except OSError as error:
                 job.stage, job.error = Stage.FAILED, f"the job cannot be started ({error.strerror})"
                 return
-        watch = threading.Thread(target=self._watch, args=(job,), daemon=True)
-        watch.start()
+        for other in (self._watch, _log_errors):
+            threading.Thread(target=other, args=(job,), daemon=True).start()
         try:
             self._read(job, job.process)
         finally:
@@ -208,6 +225,16 @@ class Jobs:
 
     def _running(self) -> int:
         return sum(job.stage is Stage.RUNNING for job in self._jobs.values())
+
+
+def _log_errors(job: Job) -> None:
+    """Log what a job's child says to stderr, until it ends."""
+    assert job.process is not None
+    assert job.process.stderr is not None
+    with job.process.stderr as said:
+        while line := said.readline(_MOST_LOGGED):
+            if line.strip():
+                _log.warning("job %s: %s", job.key[:8], line.rstrip())
 
 
 def key_of(content: Mapping[str, Any]) -> str:

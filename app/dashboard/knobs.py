@@ -15,8 +15,9 @@ from app.dashboard.question import Value
 from dualpath_model.catalog.files import looks_like_path, shipped
 from dualpath_model.catalog.llms import llm_names, load_llm
 from dualpath_model.catalog.nodes import gpu_names
+from dualpath_model.cluster import Node
 from dualpath_model.errors import DualPathError, InputError
-from dualpath_model.llm import KvDtype
+from dualpath_model.llm import KvDtype, Llm
 from dualpath_model.paths import Pool
 from dualpath_model.quantities import Dimension, parse
 from dualpath_model.scenario import Scenario
@@ -166,7 +167,17 @@ def _llm(scenario: Scenario) -> Choice:
 
 
 def _kv_dtype(scenario: Scenario) -> Choice:
-    return Choice(AS_IS, (AS_IS, *(dtype.value for dtype in KvDtype)))
+    return Choice(
+        AS_IS, (AS_IS, *(dtype.value for dtype in KvDtype if _stores(scenario.llm, dtype)))
+    )
+
+
+def _stores(llm: Llm, dtype: KvDtype) -> bool:
+    try:
+        llm.kv_bytes_per_token(dtype)
+    except DualPathError:
+        return False
+    return True
 
 
 def _tokens(read: Callable[[Scenario], float]) -> Callable[[Scenario], Slider | None]:
@@ -274,6 +285,12 @@ def _write_snics(pool: Pool) -> Callable[[Data, int, Scenario], None]:
     return write
 
 
+def _keep_snics(node: Data, before: Node) -> None:
+    """Write how many storage NICs there are where a profile alone says so: a rate needs its count."""
+    if "profile" in node and "base" not in node:
+        node.setdefault("snics", before.snics)
+
+
 def _write_rate(field: str, unit: str) -> Callable[[Data, float, Scenario], None]:
     def write(data: Data, value: float, before: Scenario) -> None:
         for pool in (Pool.PREFILL, Pool.DECODE):
@@ -284,6 +301,8 @@ def _write_rate(field: str, unit: str) -> Callable[[Data, float, Scenario], None
                 if field == "snic" and node.get("snics") == 0:
                     continue
                 node[field] = f"{value:g} {unit}"
+                if field == "snic":
+                    _keep_snics(node, commonest(before, pool))
 
     return write
 
@@ -327,6 +346,8 @@ def _write_degraded(pool: Pool) -> Callable[[Data, float, Scenario], None]:
         if field in node:
             rate = parse(node[field], Dimension.BYTES_PER_S)
         node[field] = f"{rate * value / 100 / GIGABIT:.10g} Gbps"
+        if field == "snic":
+            _keep_snics(node, healthy)
         largest["count"] = rest
         kept = found if rest else [group for group in found if group is not largest]
         _cluster(data)[pool.value] = [*kept, one]
@@ -339,11 +360,8 @@ def _write_llm(data: Data, value: str, before: Scenario) -> None:
         return
     data["llm"] = value
     dtype = data.get("kv_dtype")
-    if dtype is not None:
-        try:
-            load_llm(value).kv_bytes_per_token(KvDtype(dtype))
-        except DualPathError:  # the new one cannot be stored like that: its own default
-            data.pop("kv_dtype")
+    if dtype is not None and not _stores(load_llm(value), KvDtype(dtype)):
+        data.pop("kv_dtype")  # its own default, then
 
 
 def _write_kv_dtype(data: Data, value: str, before: Scenario) -> None:
@@ -555,8 +573,9 @@ KNOBS: tuple[Knob, ...] = (
         "hit_rate",
         "hit rate",
         WORKLOAD,
-        "Share of prompt tokens whose KV-cache is in storage, in %; prompts stay as long. From the "
-        "loaded sessions.",
+        "Share of prompt tokens whose KV-cache is in storage, in %. Prompts stay as long: what it takes "
+        "from *context read back* it adds to *append*, and the other way round. From the loaded "
+        "sessions.",
         _hit_rate,
         _write_hit_rate,
     ),

@@ -10,7 +10,7 @@ from app.dashboard import answers, frames, knobs, session
 from app.dashboard.frames import plain
 from app.dashboard.knobs import Choice, Control, Knob, Slider
 from app.dashboard.question import Question, Value
-from app.dashboard.uploads import MOST_BYTES, Kind, keep
+from app.dashboard.uploads import MOST_BYTES, Kind, keep, text
 from app.examples import example_names
 from dualpath_model.errors import DualPathError
 from dualpath_model.scenario import Scenario
@@ -47,9 +47,15 @@ def ask() -> Question:
         asked = _knobs()
         for note in session.state().notes:  # some are the knobs'
             notes.warning(note, icon=":material/warning:")
+        session.state().question = asked
+        if session.too_long(session.state()):
+            notes.caption(
+                f"The address of this page is longer than {session.MOST_LINK:,} characters, which many "
+                "servers refuse, so as a link it may not open; save the scenario from the Deploy page "
+                "instead, or remove pinned scenarios."
+            )
         st.divider()
         frames.pick_format()
-    session.state().question = asked
     return asked
 
 
@@ -57,7 +63,7 @@ def _presets() -> None:
     now = session.question()
     options = example_names() + ([] if now.base else [_OWN])
     if now.base not in ("", *options):
-        session.state().notes.append(f"There is no shipped scenario '{now.base}'.")
+        session.state().notes.append(f"There is no shipped scenario '{plain(now.base[:80])}'.")
         session.ask(Question(session.DEFAULT, "", now.files))
         now = session.question()
     st.session_state["_preset"] = now.base or _OWN
@@ -112,11 +118,8 @@ def _upload(kind: Kind) -> None:
         return
     asked = now.question
     if kind is Kind.SCENARIO:
-        from app.dashboard.uploads import path
-
-        text = path(found.digest).read_text(encoding="utf-8")
-        candidate = Question("", text, asked.files)
         try:
+            candidate = Question("", text(found.digest), asked.files)
             answers.scenario_of(candidate)
         except DualPathError as error:
             now.notes.append(f"Nothing was changed. {plain(found.name)}: {sentence(error)}")
@@ -181,7 +184,9 @@ def _widget(knob: Knob, control: Control, value: Value) -> Value:
     if key not in st.session_state or not control.admits(st.session_state[key]):
         admitted = control.admits(value)
         if not admitted:
-            session.state().notes.append(f"{knob.label}: {value!r} cannot be chosen here.")
+            session.state().notes.append(
+                f"{knob.label}: {plain(repr(value)[:80])} cannot be chosen here."
+            )
         st.session_state[key] = value if admitted else control.now
     if isinstance(control, Choice):
         return str(st.selectbox(knob.label, control.options, key=key, help=knob.help))

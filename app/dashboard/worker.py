@@ -14,6 +14,7 @@ import math
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,14 @@ _SHARES = np.linspace(0, 1, 201)
 _POINTS = 300
 _TOLD_S = 0.2
 _SAMPLES = 300
+_MOST_WORDS = 200
 
 Tell = Callable[[float, str], None]
 
 
 def main() -> None:
-    """Read the job, do it, and write what comes of it."""
+    """Read the job, do it, and write what comes of it; of a mistake of ours, too."""
     _end_with_parent()
-    job = json.loads(sys.stdin.readline())
     last = 0.0
 
     def tell(share: float, text: str) -> None:
@@ -41,7 +42,13 @@ def main() -> None:
             last = now
             _write({"share": share, "text": text})
 
-    _write(answer(job, tell))
+    try:
+        found = answer(json.loads(sys.stdin.readline()), tell)
+    except Exception as error:  # whoever waits is told, and the server's log has the rest
+        traceback.print_exc()
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:_MOST_WORDS]
+        found = {"error": f"an error of this program: {words}"}
+    _write(found)
 
 
 def answer(job: Mapping[str, Any], tell: Tell, *, compiled: bool = True) -> dict[str, Any]:

@@ -181,6 +181,8 @@ class NodeSpec(Spec):
             without |= set(measured.OVERRIDES["snic"])
             taken = measured.measured_of(profile, without)
         found = _missing(merged, taken, profile)
+        if self.snics == 0 and self.snic is None:  # the base's storage NICs are taken out
+            found["snic"] = None
         if "dram" in given or self.base is not None:  # null: its size is no limit
             found.pop("dram", None)
         filled = merged.model_copy(update={"profile": None, **found})

@@ -125,8 +125,8 @@ def test_a_basic_of_nothing_has_no_speed_up() -> None:
             "Most: 8.0 requests/s a node at prefill nodes (P) 2, decode nodes (D) 8; "
             "1.20 times this scenario",
         ),
-        ("speedup", "Most: 2.00 times Basic at prefill nodes (P) 1, decode nodes (D) 2"),
-        ("split", "Most: 25 % through decode nodes at prefill nodes (P) 1, decode nodes (D) 2"),
+        ("speedup", "The same everywhere: 2.00 times Basic"),
+        ("split", "The same everywhere: 25 % through decode nodes"),
         (
             "bottleneck",
             "What limits: prefill GPU compute (67% of the map, this scenario too); "
@@ -183,7 +183,7 @@ def test_where_nothing_can_be_served_there_is_still_a_map() -> None:
 def test_what_limits_has_a_colour_each_and_a_name() -> None:
     figure = drawing.heat_map(made(HOLED, reasons={(0, 0): ""}), "bottleneck", NODES, (4.0, 2.0))
     bar = figure.data[0].colorbar
-    assert list(bar.ticktext) == ["prefill storage NICs, in", "prefill GPU compute"]
+    assert list(bar.ticktext) == ["prefill storage<br>NICs, in", "prefill GPU<br>compute"]
     assert_allclose(figure.data[0].z, np.array([[np.nan, 1, 1], [0, 1, 1]]))
     colours = {colour for _, colour in figure.data[0].colorscale}
     assert len(colours) == 2 and figure.data[1].colorscale[0][1] not in colours
@@ -221,11 +221,16 @@ def test_bars_are_the_changes_strongest_on_top() -> None:
     figure = drawing.tornado(ROWS, 0.2)
     less, more = figure.data[:2]
     assert (less.name, more.name) == ("20% less", "20% more")
-    assert list(more.y) == ["append a request", "hit rate", "prefill nodes (P)"]
+    ends = [
+        "append<br>240 to 360 tokens",
+        "hit rate<br>98 to 99.00 %",
+        "prefill nodes (P)<br>1 to 3",
+    ]
+    assert list(more.y) == ends
     assert less.x[2] is None
     assert_allclose(np.array(less.x[:2], float), [5.0, -20.0])
     assert_allclose(np.array(more.x, float), [-7.0, 10.0, 30.0])
-    assert less.text[1] == "98 %: -20.0 %"
+    assert (less.text[1], less.customdata[1]) == ("-20.0 %", "98 %")
     assert figure.layout.xaxis.title.text == "change of throughput, %"
 
 
@@ -237,7 +242,7 @@ def test_all_bars_and_their_labels_fit() -> None:
 def test_a_value_that_cannot_be_served_is_named_with_its_reason() -> None:
     figure = drawing.tornado(ROWS, 0.2)
     (note,) = (trace for trace in figure.data if trace.type == "scatter")
-    assert list(note.y) == ["prefill nodes (P)"]
+    assert list(note.y) == ["prefill nodes (P)<br>1 to 3"]
     assert note.text[0].strip() == "1: not served"
     assert note.textposition[0] == "middle left"  # the other's bar goes right
     assert note.hovertext[0] == "&lt;b&gt;it&lt;/b&gt; does not fit"
@@ -273,25 +278,42 @@ def small() -> Plan:
 def test_each_plan_has_its_three_bars() -> None:
     plan = small()
     figure = drawing.comparison({"a": plan, "3": replace(plan, throughput_requests_per_s=999.0)})
-    basic, dual, limit = figure.data
-    assert list(dual.x) == ["a", "3"] and figure.layout.xaxis.type == "category"
-    assert_allclose(dual.y, [plan.throughput_requests_per_s, 999.0])
-    assert_allclose(basic.y, [plan.throughput_basic_requests_per_s] * 2)
-    assert limit.y[0] == plan.throughput_oracle_requests_per_s
+    limit, dual, basic = figure.data
+    assert list(figure.layout.yaxis.ticktext) == ["3", "a"]  # from below
+    assert_allclose(dual.x, [999.0, plan.throughput_requests_per_s])
+    assert_allclose(basic.x, [plan.throughput_basic_requests_per_s] * 2)
+    assert limit.x[1] == plan.throughput_oracle_requests_per_s
     assert title(figure) == "3 serves most: 999.0 requests/s"
-    assert figure.layout.yaxis.title.text == "requests/s"
+    assert figure.layout.xaxis.title.text == "requests/s"
+
+
+def test_other_work_is_not_compared_in_silence() -> None:
+    plan = small()
+    figure = drawing.comparison({"a": plan, "b": replace(plan, llm="another")})
+    assert "other work" in title(figure)
 
 
 def test_no_compute_limit_is_no_bar() -> None:
     figure = drawing.comparison({"a": replace(small(), throughput_oracle_requests_per_s=None)})
-    assert figure.data[2].y[0] is None and figure.data[2].text[0] == ""
+    assert figure.data[0].x[0] is None and figure.data[0].text[0] == ""
 
 
 def test_long_names_wrap_and_cannot_carry_markup() -> None:
     long = "<script>alert(1)</script> with a second storage NIC and contexts of half the length"
     figure = drawing.comparison({long: small(), "b": small(), "b ": small()})
-    ticks = figure.layout.xaxis.ticktext
-    assert "<script" not in ticks[0] and "&lt;script&gt;" in ticks[0]
-    assert ticks[0].count("<br>") == 2 and figure.layout.xaxis.tickangle == 0
+    ticks = figure.layout.yaxis.ticktext
+    assert "<script" not in ticks[2] and "&lt;script&gt;" in ticks[2]
+    assert ticks[2].count("<br>") == 2
     assert "<script" not in title(figure)
-    assert len(set(figure.data[0].x)) == 3  # equal names stay apart
+    assert len(set(figure.data[0].y)) == 3  # equal names stay apart
+
+
+def test_rounding_is_not_drawn() -> None:
+    """A map of equal values has one colour, not the colours of their last digits."""
+    found = replace(
+        made(WHOLE), split=np.full((2, 3), 2 / 3) * (1 + 1e-13 * np.arange(6)).reshape(2, 3)
+    )
+    figure = drawing.heat_map(found, "split", NODES, (4.0, 2.0))
+    heat = figure.data[0]
+    assert heat.zmax - heat.zmin > 10
+    assert heat.colorbar.title.text == "read through decode nodes, %"

@@ -14,6 +14,7 @@ import pytest
 from app import reproduce as module
 from app.reproduce import run_reproduction
 from app.reproduction_view import (
+    amount,
     figures,
     number,
     show_reproduction,
@@ -342,6 +343,48 @@ def test_the_picture_of_errors_has_every_figure_but_bounds() -> None:
             "figure a2: quantity a2": 3100 / 3167 - 1,
         }
     )
+
+
+def test_numbers_stand_away_from_the_line_of_no_error_and_have_room() -> None:
+    (drawn,) = figures({**made_up(), "rows": [row(0.5), row(1.7, text="b"), row(1.0, text="c")]})
+    sides = {
+        x: side
+        for trace in drawn.data
+        for x, side in zip(trace.x, trace.textposition or (), strict=True)
+    }
+    assert {x < 0: side for x, side in sides.items()} == {
+        True: "middle left",
+        False: "middle right",
+    }
+    low, high = drawn.layout.xaxis.range
+    assert low < -0.5 - 0.3
+    assert high > 0.7 + 0.3
+
+
+def test_long_names_are_two_short_lines() -> None:
+    long = row(1.2) | {"figure": "append length scaled, DS 660B, 1024 agents"}
+    long |= {"quantity": 'speed-up over Basic, least ("about")'}
+    (drawn,) = figures({**made_up(EVIL), "rows": [long, row(1.2, text=EVIL)]})
+    labels = list(drawn.layout.yaxis.ticktext)
+    assert labels[-1] == "append length scaled: speed-up<br>over Basic, least"
+    assert "<script" not in labels[0]
+
+
+def test_a_share_is_in_per_cent() -> None:
+    share = row(0.11487) | {"quantity": "JCT less than Basic's: + layerwise"}
+    assert amount(share, "ours") == "11.5 %"
+    assert amount(row(0.11487), "ours") == number(0.11487)
+    assert amount(row(0.11487), "ours", 2) == "0.11"
+
+
+def test_both_policies_are_on_one_scale() -> None:
+    parts = dict.fromkeys(("scheduling_s", "allocating_s", "reading_s", "prefill_s"), 1.0)
+    curves = [
+        {"arm": arm, "rate_aps": 0.1, "ttft_s": {"mean": 4.0, "p99": 5.0}, "parts_s": parts}
+        for arm in ("basic", "dualpath")
+    ]
+    drawn = figures({**made_up(), "curves": curves})[-1]
+    assert drawn.layout.yaxis2.matches == "y"
 
 
 def test_the_terminal_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import streamlit as st
 
 from app import plan_view as view
-from app.dashboard import answers, frames, session
+from app.dashboard import answers, frames, references, session
 from app.dashboard.frames import plain
 from app.dashboard.question import Question
 from app.output import dump
 from app.page import layout
+from dualpath_model import yaml_lines
 from solvers import planner
 
 _PREVIEW = 4_000
@@ -60,10 +61,10 @@ def render(asked: Question) -> None:
     )
     item = found[label]
     st.markdown(item.about)
-    content = item.content()
+    content = None if item.language is None else item.content()
     st.download_button(
         f"Download {item.file_name}",
-        content,
+        item.content if content is None else content,  # made only when it is asked for
         file_name=item.file_name,
         mime=item.mime,
         key=f"deliver {item.label}",
@@ -72,7 +73,7 @@ def render(asked: Question) -> None:
         icon=":material/download:",
         help="Saves the file through the browser.",
     )
-    if item.language is not None:
+    if content is not None:
         text = content.decode()
         st.code(text[:_PREVIEW], language=item.language)
         if len(text) > _PREVIEW:
@@ -82,9 +83,8 @@ def render(asked: Question) -> None:
 
 
 def _deliverables(asked: Question) -> list[Deliverable]:
-    name, packed = answers.bundle_of(asked)
-    stem = name.rsplit(".", 1)[0]
-    text = name.endswith(".yaml")
+    stem = asked.base or "scenario"
+    text = not _refers(asked)
     return [
         Deliverable(
             "Scheduler parameters (JSON)",
@@ -97,12 +97,12 @@ def _deliverables(asked: Question) -> list[Deliverable]:
         ),
         Deliverable(
             "Scenario (YAML)",
-            name,
+            f"{stem}.yaml" if text else f"{stem}.zip",
             "application/yaml" if text else "application/zip",
             "This scenario with everything that was moved: `dualpath plan FILE` gives the same numbers, "
             "`dualpath simulate FILE` runs it."
             + ("" if text else " Packed with the files that it refers to; unpack it first."),
-            lambda: packed,
+            lambda: answers.bundle_of(asked)[1],
             "yaml" if text else None,
         ),
         Deliverable(
@@ -124,6 +124,13 @@ def _deliverables(asked: Question) -> list[Deliverable]:
             None,
         ),
     ]
+
+
+@lru_cache(32)
+def _refers(asked: Question) -> bool:
+    """Tell whether the scenario's file refers to others, which are packed with it."""
+    document = yaml_lines.parse(answers.yaml_of(asked), asked.base or "scenario")
+    return bool(references.needed(document.data))
 
 
 @lru_cache(8)

@@ -30,6 +30,13 @@ def render(asked: Question) -> None:
         "completion time of a batch of agents, TTFT the time to a request's first token, TPOT the time "
         "between later tokens, APS agents that arrive a second. Basic reads with prefill nodes only."
     )
+    st.caption(
+        "TTST is the time from the first token to the second; the hand-off to a decode node is in it. "
+        "Layerwise: KV-cache comes and goes a layer at a time while other layers compute, instead of "
+        "all before and after. TTFT consists of scheduling (until the scheduler has named the nodes), "
+        "allocating (until the nodes' memory has room for the prompt), reading KV-cache from storage, "
+        "and prefill."
+    )
     for name, figure in zip(_NAMES, _figures(), strict=False):
         frames.figure(figure, f"paper-{name}")
     st.subheader("Every figure", anchor=False)
@@ -46,8 +53,8 @@ def render(asked: Question) -> None:
             {
                 "where in the paper": row["figure"],
                 "quantity": row["quantity"],
-                "paper": view.number(row["paper"]),
-                "ours": view.number(row["ours"]),
+                "paper": view.amount(row, "paper"),
+                "ours": view.amount(row, "ours"),
                 "error": "" if row["kind"] == "bound" else f"{row['error']:+.1%}",
                 "how": view.standing(row),
                 "note": row["note"],

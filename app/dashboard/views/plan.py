@@ -23,10 +23,28 @@ def render(asked: Question) -> None:
     frames.tiles(_tiles(plan))
     for name, drawn in _figures(asked).items():
         frames.figure(drawn, name)
+        if name in _ABOUT:
+            st.caption(_ABOUT[name])
+    if not view.ratio_bounds(plan) and view.free_range(plan) is None:
+        st.info(plain(_capitalised(view.range_sentence(plan))))
     _intervals(asked)
     if plan.notes:
         st.subheader("Notes", anchor=False)
         st.markdown("\n".join(f"- {plain(note)}" for note in plan.notes))
+
+
+_ABOUT = {
+    "flows": "Blue: read by the prefill nodes. Pink: read by the decode nodes and sent on to the "
+    "prefill nodes over the compute network. Grey: handed to the decode nodes, decoding, written back. "
+    "Orange: used up. DRAM is a node's host memory, HBM its GPUs' memory.",
+    "ratio": "Inside the green range the storage NICs are used up before any other NIC or DRAM is: the "
+    "range that dual-path loading is made for; GPUs may limit before. *Hits alone* counts only KV-cache "
+    "that is read back, *all traffic* also what prefill hands over and what is written back.",
+}
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _tiles(plan: Plan) -> list[tuple[str, str, str]]:
@@ -39,10 +57,15 @@ def _tiles(plan: Plan) -> list[tuple[str, str, str]]:
             view.words(plan.bottleneck_basic),
             "What runs out first while only the prefill nodes read from storage (called Basic).",
         ),
-        ("limits then", view.words(plan.bottleneck), "What runs out first with both read paths."),
+        (
+            "limits then",
+            view.words(plan.bottleneck),
+            "Of what is used up with both read paths, that of which more would help most. Used up: "
+            f"{', '.join(map(view.words, plan.binding)) or 'nothing'}.",
+        ),
         (
             "read through decode nodes",
-            f"{plan.split:.1%}",
+            view.split_text(plan),
             "The split: share of the bytes read from storage that should go through the decode nodes' "
             "storage NICs and on to the prefill nodes over the compute network.",
         ),
@@ -58,10 +81,10 @@ def _tiles(plan: Plan) -> list[tuple[str, str, str]]:
             "read.",
         ),
         (
-            "of the compute limit",
+            "of the GPUs' limit",
             compute,
-            "How near that comes to what the GPUs could do if moving KV-cache cost nothing (called "
-            "Oracle).",
+            "How near that comes to what the GPUs, their arithmetic and memory, could serve if moving "
+            "KV-cache cost nothing (called Oracle).",
         ),
     ]
 
@@ -69,13 +92,16 @@ def _tiles(plan: Plan) -> list[tuple[str, str, str]]:
 @lru_cache(64)
 def _figures(asked: Question) -> dict[str, Any]:
     plan, scenario = answers.plan_of(asked), answers.scenario_of(asked)
-    return {
+    drawn = {
         "flows": figures.sankey(plan, scenario),
         "utilisation": figures.utilisation_bars(plan),
         "ratio": figures.ratio_axis(plan),
         "upgrades": figures.upgrades_chart(plan),
         "neighbours": figures.neighbours_chart(plan),
     }
+    if not view.ratio_bounds(plan) and view.free_range(plan) is None:
+        del drawn["ratio"]  # there is nothing in it
+    return drawn
 
 
 def _intervals(asked: Question) -> None:

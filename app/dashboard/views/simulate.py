@@ -12,7 +12,9 @@ from app.dashboard import answers, frames, session
 from app.dashboard.frames import plain
 from app.dashboard.jobs import Job, Jobs, Stage, key_of
 from app.dashboard.question import Question
+from app.dashboard.sidebar import sentence
 from app.output import dump
+from dualpath_model.errors import InputError
 
 KINDS = {
     "compare": "Compare policies",
@@ -29,6 +31,8 @@ _ABOUT = {
     "oracle": "as if moving KV-cache cost nothing",
 }
 _MOST_AGENTS, _MOST_POLICIES, _POINTS = 2_000, 4, 6
+_MOST_ARRIVALS = 10_000
+"""Agents of one simulation that arrive over time; a batch of ``_MOST_AGENTS`` is there at once."""
 
 
 @lru_cache(1)
@@ -59,7 +63,11 @@ def render(asked: Question) -> None:
         help="Run it in the background; this page goes on working.",
         width="stretch",
     ):
-        jobs().start(job)
+        try:
+            jobs().start(job)
+        except InputError as error:
+            st.error(sentence(error), icon=":material/error:")
+            return
         st.rerun()
     if known is None:
         right.caption("Not run yet on this server with these inputs.")
@@ -92,7 +100,7 @@ def _inputs(asked: Question) -> dict[str, Any] | None:
         names,
         format_func=lambda name: f"{name}: {_ABOUT[name]}",
         max_selections=_MOST_POLICIES,
-        key=session.control("simulate.policies", ("basic", "dualpath"), names),
+        key=session.control("simulate.policies", ("basic", "dualpath"), names, most=_MOST_POLICIES),
         help="Who decides which node reads; at most four.",
     )
     if not policies:
@@ -182,7 +190,20 @@ def _inputs(asked: Question) -> dict[str, Any] | None:
             help="Of the random numbers: the same seed gives the same agents to every policy.",
         )
     )
-    return job
+    return job if _bounded(job) else None
+
+
+def _bounded(job: dict[str, Any]) -> bool:
+    """Tell whether no simulation of a job has too many agents; say so if one has."""
+    rate: float = max(job.get("rates_aps", [job["rate_aps"] or 0.0]))
+    count = rate * float(job["until_s"] or 0.0)
+    if count > _MOST_ARRIVALS:
+        st.info(
+            f"At {rate:g} agents a second, {count:,.0f} agents arrive in {job['until_s']:,.0f} s; one "
+            f"simulation here has at most {_MOST_ARRIVALS:,}. Lower the rate, the warm-up or the time "
+            f"that is measured, or use `dualpath simulate`."
+        )
+    return count <= _MOST_ARRIVALS
 
 
 @st.fragment(run_every=1.0)

@@ -27,6 +27,8 @@ SPANS = (2, 4, 10)
 SHARES = (0.1, 0.2, 0.5)
 _MOST_SLOW_CELLS = 6
 _MOST_COUNT = 400
+_NAME = 36
+"""Characters of a name in the table."""
 
 
 def render(asked: Question) -> None:
@@ -120,10 +122,11 @@ def _heat_figure(asked: Question, x: str, y: str, span: int, cells: int, what: s
 
 def axis(scenario: Scenario, name: str, span: int, cells: int) -> Axis:
     """Return the values of a parameter around where it stands, which is one of them."""
-    now = PARAMETERS[name].now(scenario)
+    parameter = PARAMETERS[name]
+    now = parameter.now(scenario)
     if isinstance(now, str):
         return Axis(name, tuple(llm_names()))
-    if PARAMETERS[name].whole:
+    if parameter.whole:
         most = int(min(_MOST_COUNT, max(8, span * now)))
         spaced = np.unique(np.linspace(1, most, min(cells, most)).round())
         values = {int(value) for value in spaced if abs(value - now) >= most / cells / 2} | {
@@ -133,7 +136,9 @@ def axis(scenario: Scenario, name: str, span: int, cells: int) -> Axis:
     if name == "hit_rate":
         numbers = 1.0 - np.geomspace(0.5, 0.001, cells)
     else:
-        numbers = np.geomspace(max(1.0, now / span), now * span, cells)
+        numbers = np.geomspace(
+            max(parameter.low, now / span), min(parameter.high, now * span), cells
+        )
     if numbers[0] <= now <= numbers[-1]:
         numbers[np.argmin(np.abs(numbers - now))] = now
     return Axis(name, tuple(numbers.tolist()))
@@ -213,13 +218,20 @@ def _comparison(asked: Question, scenario: Scenario) -> None:
         try:
             plan = answers.plan_of(question)
         except DualPathError as error:
-            records.append({"scenario": name, "limits today": sentence(error)})
+            records.append({"scenario": _short(name), "limits today": sentence(error)})
             continue
         plans[called] = plan
-        records.append({"scenario": name, **figures_of(plan, answers.scenario_of(question))})
+        records.append(
+            {"scenario": _short(name), **figures_of(plan, answers.scenario_of(question))}
+        )
     if plans:
         frames.figure(drawing.comparison(plans), "comparison")
     frames.rows(records, "comparison-table")
+
+
+def _short(name: str) -> str:
+    """Return a name that leaves the table's figures on the page."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 3].rstrip()}..."
 
 
 def described(asked: Question, scenario: Scenario) -> str:
@@ -240,11 +252,11 @@ def figures_of(plan: Plan, scenario: Scenario) -> dict[str, Any]:
     return {
         "limits today": view.words(plan.bottleneck_basic),
         "limits then": view.words(plan.bottleneck),
-        "split, %": round(100 * plan.split, 1),
+        "split": view.split_text(plan),
         "requests/s": round(rate, 1),
         "Basic, requests/s": round(plan.throughput_basic_requests_per_s, 1),
         "times Basic": round(plan.speedup_over_basic, 2),
-        "of the compute limit, %": None if share is None else round(100 * share),
+        "of the GPUs' limit, %": None if share is None else round(100 * share),
         "requests/s a node": round(rate / len(nodes), 2),
         "USD a million requests": None if cost is None else round(cost, 2),
     }

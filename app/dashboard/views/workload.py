@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -15,13 +16,19 @@ from dualpath_model.catalog.llms import llm_names, load_llm
 from dualpath_model.errors import DualPathError
 from dualpath_model.loads import request_means
 from dualpath_model.paths import Payload
-from dualpath_model.traces import TABLE_2, trajectory_means, workload_statistics
+from dualpath_model.traces import (
+    TABLE_2,
+    SyntheticSpec,
+    TrajectoryMeans,
+    trajectory_means,
+    workload_statistics,
+)
 from dualpath_model.workload import Workload
 
 _PARTS = {
     "prompt_tokens": "prompt, tokens",
-    "append_tokens": "append, tokens",
-    "output_tokens": "generate, tokens",
+    "append_tokens": "append a request, tokens",
+    "output_tokens": "generate a request, tokens",
     "think_time_s": "time between turns, s",
     "turns_per_session": "turns a session",
 }
@@ -49,21 +56,22 @@ def render(asked: Question) -> None:
         ),
         anchor=False,
     )
-    st.caption(plain(f"{found['source'].rsplit('/', 1)[-1]}"))
+    st.caption(plain(origin(found["source"])))
     frames.tiles(
         [
             ("sessions", f"{found['sessions']:,}", "One session is one agent's run."),
             ("requests", f"{found['model_calls']:,}", "Calls of the LLM, sub-agents' included."),
             ("hit rate", f"{found['hit_rate']:.1%}", "Prompt tokens whose KV-cache is in storage."),
             (
-                "append",
+                "append a request",
                 f"{found['mean_append_tokens']:,.0f} tokens",
-                "Mean new prompt tokens a request, which prefill computes.",
+                "Mean over all requests of the prompt tokens that are not read back, which prefill "
+                "computes.",
             ),
             (
-                "generate",
+                "generate a request",
                 f"{found['mean_output_tokens']:,.0f} tokens",
-                "Mean tokens that the LLM writes a request.",
+                "Mean over all requests of the tokens that the LLM writes.",
             ),
         ]
     )
@@ -76,9 +84,11 @@ def render(asked: Question) -> None:
             icon=":material/info:",
         )
     else:
-        st.subheader("Beside the paper's agents", anchor=False)
+        st.subheader("Beside the paper's agents: means over sessions", anchor=False)
+        growing = drawing.grows(workload)
+        st.caption(plain(_how_means_differ(growing)))
         frames.figure(_paper_figure(asked, number), "against-paper")
-        frames.rows(_paper_rows(workload), "paper-rows")
+        frames.rows(_paper_rows(workload, growing=growing), "paper-rows")
     st.subheader("Percentiles", anchor=False)
     frames.rows(
         [
@@ -90,6 +100,37 @@ def render(asked: Question) -> None:
         ],
         "percentiles",
     )
+
+
+def origin(source: str) -> str:
+    """Return where sessions come from, in words, of what a workload says of itself."""
+    words = source.removesuffix(", scaled")
+    if words == "workload.moments":
+        said = "One request that stands for all: the scenario states the means, and no sessions"
+    elif made := re.fullmatch(r"synthetic \(seed (\d+)\)", words):
+        said = (
+            f"Sessions made up at random (number {made[1]} of the random choices) to the means that the "
+            f"scenario states; none was recorded"
+        )
+    else:
+        said = f"Recorded sessions: {words.rsplit('/', 1)[-1].replace('_', ' ')}"
+    return f"{said}; lengths changed by the scenario or the sidebar" if words != source else said
+
+
+def _how_means_differ(growing: bool) -> str:
+    """Say why one page has two means of what seems the same."""
+    text = (
+        "Here every session counts alike, as in the paper's Table 2; above, every request does, so that "
+        "long sessions count more. Growth a turn is by how much a prompt is longer than the prompt and "
+        "the answer before it; append a request is whatever of a prompt is not read back, and has the "
+        "whole first prompt in it."
+    )
+    if not growing:
+        text += (
+            " Contexts of these sessions shrink between turns (they are compacted, or a sub-agent "
+            "starts anew), so a mean growth would say nothing: n/a."
+        )
+    return text
 
 
 @lru_cache(64)
@@ -152,26 +193,32 @@ def _thinned(workload: Workload, most: int = 5_000) -> Workload:
 
 @lru_cache(32)
 def _paper_figure(asked: Question, number: int) -> Any:
-    return drawing.against_paper(
-        trajectory_means(answers.scenario_of(asked).classes[number].workload)
-    )
+    workload = answers.scenario_of(asked).classes[number].workload
+    return drawing.against_paper(trajectory_means(workload), growing=drawing.grows(workload))
 
 
-def _paper_rows(workload: Workload) -> list[dict[str, Any]]:
+def _paper_rows(workload: Workload, *, growing: bool) -> list[dict[str, Any]]:
     try:
         found = trajectory_means(workload)
     except DualPathError:
         return []
-    named: dict[str, Any] = {
+    named: dict[str, TrajectoryMeans | SyntheticSpec] = {
         "these sessions": found,
         **{f"the paper's {row} agents": spec for row, spec in TABLE_2.items()},
     }
+
+    def growth(part: TrajectoryMeans | SyntheticSpec) -> int | str:
+        if growing:
+            return round(part.append_tokens)
+        # A column of a table is all numbers or all text.
+        return "n/a" if part is found else f"{part.append_tokens:,.0f}"
+
     return [
         {
-            "sessions": name,
+            "means over sessions": name,
             "turns": round(part.turns, 1),
-            "append, tokens": round(part.append_tokens),
-            "generate, tokens": round(part.generate_tokens),
+            "growth a turn, tokens": growth(part),
+            "generate a turn, tokens": round(part.generate_tokens),
             "prompt, tokens": round(part.context_tokens),
             "at the end, tokens": round(part.total_tokens),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from app import figures_comparison as drawing
 from app.dashboard import jobs as module
 from app.dashboard.jobs import Job, Jobs, Stage
 from app.dashboard.worker import answer
+from dualpath_model.errors import InputError
 from tests.conftest import ROOT
 
 WORKS = """
@@ -108,6 +110,44 @@ def test_a_crash_is_a_sentence(code: str) -> None:
     jobs = made(code)
     job = until(jobs, jobs.start({"x": 1}), Stage.FAILED)
     assert "without a result" in job.error
+
+
+def test_what_a_child_says_of_its_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    jobs = made("raise SystemExit('out of luck \\udcff')")
+    with caplog.at_level(logging.WARNING, logger=module.__name__):
+        until(jobs, jobs.start({"x": 1}), Stage.FAILED)
+        said(caplog, "out of luck")
+
+
+def said(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    end = time.monotonic() + 10
+    while not any(words in record.getMessage() for record in caplog.records):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_mistake_of_the_program_is_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    jobs = Jobs()
+    with caplog.at_level(logging.WARNING, logger=module.__name__):
+        found = until(jobs, jobs.start(job(kind="nope")), Stage.FAILED, seconds=60)
+        assert found.error == "an error of this program: KeyError: 'nope'"
+        said(caplog, "Traceback")
+
+
+def test_so_many_jobs_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_WAITING", 2)
+    jobs = made(SLEEPS, at_once=1)
+    first = jobs.start({"x": 0})
+    until(jobs, first, Stage.RUNNING)
+    second = jobs.start({"x": 1})
+    jobs.start({"x": 2})
+    with pytest.raises(InputError, match="2 runs wait on this server already"):
+        jobs.start({"x": 3})
+    assert jobs.look(module.key_of({"x": 3})) is None
+    assert jobs.start({"x": 1}) == second, "one that waits already may be asked for again"
+    jobs.cancel(second)
+    jobs.start({"x": 3})
+    jobs.end()
 
 
 def test_a_command_that_is_not_there_is_a_sentence() -> None:

@@ -164,3 +164,22 @@ def test_any_moves_give_a_scenario_or_a_sentence(question: Question) -> None:
         same = answers.scenario_of(again)
         assert same.cluster == found.cluster
         assert same.means == found.means
+
+
+@pytest.mark.parametrize("base", example_names())
+def test_every_shipped_scenario_takes_every_knob(base: str) -> None:
+    before = answers.start_of(Question(base))
+    for knob in knobs.KNOBS:
+        control = knob.control(before)
+        if isinstance(control, knobs.Slider):
+            values: tuple[Value, ...] = (control.low, control.high)
+        else:
+            values = control.options if control is not None and knob.name != "llm" else ()
+        for value in values:
+            assert scenario(base, **{knob.name: value}).cluster is not None, knob.name
+
+
+def test_formats_are_those_of_the_llm() -> None:
+    control = knobs.BY_NAME["kv_dtype"].control(scenario("qwen-32b-1p2d"))
+    assert isinstance(control, knobs.Choice)
+    assert control.options == (knobs.AS_IS, "bf16", "fp8")

@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from plotly import graph_objects
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard import answers, session
+from app.dashboard import answers, frames, session
 from app.dashboard.jobs import Job, Stage
 from app.dashboard.question import Question
 from app.dashboard.uploads import Kind, keep
 from app.dashboard.views import simulate
 from app.examples import example_names
+from dualpath_model.errors import InputError
 from tests.conftest import ROOT
 
+TRACED = "recorded-sessions"
 PAGES = ("whatif", "workload", "simulate", "calibration", "deploy", "paper")
 
 
@@ -171,6 +174,34 @@ def test_other_questions(stub: Stub, kind: str) -> None:
     assert (stub.asked[0]["warmup_s"], stub.asked[0]["until_s"]) == (60.0, 180.0)
 
 
+def test_a_server_that_is_busy_says_so(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(content: dict[str, Any]) -> str:
+        raise InputError("20 runs wait on this server already; try again later")
+
+    monkeypatch.setattr(stub, "start", refuse)
+    page = pressed(opened("simulate"), "Run")
+    assert not page.exception
+    assert page.error[0].value.startswith("20 runs wait")
+    assert next(b for b in page.button if b.label == "Run")
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        {"simulate__mode": simulate.MODES[1], "simulate__rate": "20.0"},
+        {"simulate__kind": "curve", "simulate__most": "20.0"},
+    ],
+)
+def test_no_more_agents_arrive_than_can_be_simulated(stub: Stub, link: dict[str, str]) -> None:
+    page = opened("simulate", **link, simulate__warmup="300", simulate__measure="600")
+    fine(page)
+    assert "18,000 agents arrive in 900 s" in page.info[0].value
+    assert not [button for button in page.button if button.label == "Run"]
+    link = {name: value.replace("20.0", "2.0") for name, value in link.items()}
+    pressed(opened("simulate", **link, simulate__warmup="300", simulate__measure="600"), "Run")
+    assert len(stub.asked) == 1
+
+
 # ---- calibration, deploy, paper --------------------------------------------------------------------
 
 
@@ -206,6 +237,40 @@ def test_the_deploy_page_previews_each_file() -> None:
     plan = answers.plan_of(Question(session.DEFAULT))
     page.selectbox(key="deploy.file").set_value("Plan (JSON)").run()
     assert f'"split": {plan.split!r}'[:15] in page.code[0].value
+
+
+def test_files_are_made_only_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Question] = []
+    real = answers.bundle_of
+
+    def watched(asked: Question) -> tuple[str, bytes]:
+        made.append(asked)
+        return real(asked)
+
+    monkeypatch.setattr(answers, "bundle_of", watched)
+    page = opened("deploy")
+    fine(page)
+    assert not made
+    page.selectbox(key="deploy.file").set_value("Scenario (YAML)").run()
+    fine(page)
+    assert len(made) == 1, "its preview"
+    traced = opened("deploy", scenario=TRACED, deploy__file="Scenario (YAML)")
+    fine(traced)
+    assert f"Download {TRACED}.zip" in str(traced.get("download_button")[-1].proto)
+    assert len(made) == 1
+
+
+def test_a_figure_is_drawn_without_being_changed() -> None:
+    figure = graph_objects.Figure(layout={"title": {"text": "A &amp; B"}, "margin": {"t": 90}})
+    before = figure.to_dict()
+    frames.figure(figure, "one")
+    assert figure.to_dict() == before
+    shown, title = frames._without_title(figure)
+    assert (shown.layout.title.text, shown.layout.margin.t, title) == ("", 60, "A & B")
+    assert frames._without_title(figure)[0] is shown, "copied once"
+    for _ in range(2 * frames._KEPT):
+        frames._without_title(graph_objects.Figure())
+    assert len(frames._untitled) == frames._KEPT
 
 
 def test_the_papers_figures_can_be_filtered() -> None:

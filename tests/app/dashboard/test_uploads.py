@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import importlib.util
 import io
 import json
+import os
+import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +61,7 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
         ("s.yaml", b"a: [", Kind.SCENARIO, "not valid YAML"),
         ("s.yaml", b"name: x\n", Kind.SCENARIO, "missing"),
         ("s.yaml", BOMB, Kind.SCENARIO, "entries"),
-        ("s.yaml", b"[" * 100_000, Kind.SCENARIO, "nested too deep"),
+        ("s.yaml", b"[" * 100_000, Kind.SCENARIO, "nested too deep|nesting depth"),
         ("s.yaml", b"0" * (MOST_BYTES[Kind.SCENARIO] + 1), Kind.SCENARIO, "larger than 1 MB"),
         ("p.json", b"{}", Kind.PROFILE, "is not a profile"),
         ("p.json", TRACE, Kind.PROFILE, "not valid JSON"),
@@ -63,8 +70,8 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
         ("t.csv", b"", Kind.TRACE, "empty"),
         ("t.csv", b"session,append,generate\na,-5,x\n", Kind.TRACE, "line 2"),
         ("t.exe", TRACE, Kind.TRACE, "must end in"),
-        ("t.csv.gz", gzip.compress(b"0" * (300 * 2**20), 1), Kind.TRACE, "inflate|longer"),
-        ("t.gz", gzip.compress(TRACE)[:-9], Kind.TRACE, "gzip stream"),
+        ("t.csv.gz", gzip.compress(b"0" * (300 * 2**20), 1, mtime=0), Kind.TRACE, "inflate|longer"),
+        ("t.gz", gzip.compress(TRACE, mtime=0)[:-9], Kind.TRACE, "gzip stream"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -127,6 +134,84 @@ def test_names_of_a_link_are_checked(name: str) -> None:
     kept = keep("t.csv", TRACE, Kind.TRACE)
     with pytest.raises(InputError, match="upload it again"):
         folder(((name, kept.digest),), None)
+
+
+# ---- the server's disk -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "the server has no room for the file, and nothing was changed"),
+        (errno.EDQUOT, "the server has no room for the file, and nothing was changed"),
+        (errno.EACCES, r"the server cannot keep the file \(Permission denied\)"),
+    ],
+)
+@pytest.mark.parametrize("step", ["mkstemp", "fdopen", "replace", "mkdtemp", "symlink", "rename"])
+def test_a_disk_that_takes_nothing_is_a_sentence(
+    step: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = keep("t.csv", TRACE, Kind.TRACE)
+    before = {found for found in stored() if not found.endswith("/views")}
+
+    def full(*args: object, **more: object) -> None:
+        if step == "fdopen":
+            os.close(args[0])  # type: ignore[arg-type]
+        raise OSError(code, os.strerror(code))
+
+    where: dict[str, Any] = {
+        "mkstemp": tempfile,
+        "fdopen": os,
+        "replace": Path,
+        "mkdtemp": tempfile,
+        "symlink": Path,
+        "rename": Path,
+    }
+    name = "symlink_to" if step == "symlink" else step
+    with monkeypatch.context() as patched:
+        patched.setattr(where[step], name, full)
+        with pytest.raises(InputError, match=words) as caught:
+            if step in ("mkstemp", "fdopen", "replace"):
+                keep("other.csv", TRACE + b"z,5,5\n", Kind.TRACE)
+            else:
+                folder(((f"{step} {code}.csv", kept.digest),), None)
+    assert "/tmp" not in str(caught.value)
+    assert {found for found in stored() if not found.endswith("/views")} == before
+
+
+def test_those_who_come_first_share_one_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("first_uploads", uploads.__file__)
+    assert spec is not None and spec.loader is not None
+    fresh = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "first_uploads", fresh)
+    spec.loader.exec_module(fresh)
+    real = tempfile.mkdtemp
+
+    def slow(*args: Any, **more: Any) -> str:
+        time.sleep(0.1)
+        return str(real(*args, **more))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", slow)
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(fresh._store())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and len(set(found)) == 1
+
+
+def test_advice_is_for_who_uploads() -> None:
+    bomb = gzip.compress(b"0" * (300 * 2**20), 1, mtime=0)
+    with pytest.raises(InputError, match="split it, or read it with the command line") as caught:
+        keep("t.csv.gz", bomb, Kind.TRACE)
+    assert "max_inflated_bytes" not in str(caught.value)
+
+
+def test_a_scenario_is_kept_to_the_letter() -> None:
+    given = SCENARIO.replace(b"\n", b"\r\n")
+    kept = keep("s.yaml", given, Kind.SCENARIO)
+    assert uploads.text(kept.digest).encode() == given
 
 
 def test_the_oldest_files_make_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def specs(page: AppTest) -> list[dict[str, Any]]:
 
 def titles(page: AppTest) -> list[str]:
     """Return the figures' titles, which the frame puts above them."""
-    layouts = [spec["layout"] for spec in specs(page)]
-    return [found["meta"]["title"] for found in layouts]
+    bold = [text.value for text in page.markdown if text.value.startswith("**")]
+    return [re.sub(r"\\(.)", r"\1", text.strip("*")) for text in bold]
 
 
 def well(page: AppTest) -> bool:
@@ -231,7 +232,11 @@ def test_a_pin_is_compared_with_the_present_scenario() -> None:
     assert then["limits then"] == view.words(plan.bottleneck)
     assert now["requests/s"] > then["requests/s"]
     assert titles(page)[2].startswith("as it stands now serves most")
-    assert [t["name"] for t in specs(page)[2]["data"]] == ["Basic", "dual path", "compute limit"]
+    assert [t["name"] for t in specs(page)[2]["data"]][::-1] == [
+        "Basic",
+        "dual path",
+        "compute limit",
+    ]
 
 
 def test_a_pin_is_named_after_what_was_moved() -> None:
@@ -264,7 +269,7 @@ def test_the_last_pin_removed_leaves_no_table() -> None:
 
 def test_equal_names_stay_apart() -> None:
     page = pinned(pinned(opened(), "a"), "a")
-    assert len(set(specs(page)[2]["data"][0]["x"])) == 3
+    assert len(set(specs(page)[2]["data"][0]["y"])) == 3
 
 
 def test_pins_are_in_the_link() -> None:
@@ -272,8 +277,8 @@ def test_pins_are_in_the_link() -> None:
     page.run()
     again = opened(link_of(page))
     assert table(again) == table(page)
-    ticks = specs(again)[2]["layout"]["xaxis"]["ticktext"]
-    assert ticks[0] == "&lt;b&gt;mine&lt;/b&gt;"
+    ticks = specs(again)[2]["layout"]["yaxis"]["ticktext"]
+    assert ticks[-1] == "&lt;b&gt;mine&lt;/b&gt;"
 
 
 def test_a_pin_that_has_no_answer_says_why_in_its_row() -> None:
@@ -312,3 +317,14 @@ def test_costs_are_those_of_all_nodes() -> None:
         priced, cluster=replace(priced.cluster, decode=(one, *priced.cluster.decode[1:]))
     )
     assert whatif.figures_of(plan, unpriced)["USD a million requests"] is None
+
+
+def test_a_mean_append_of_less_than_a_token_has_its_map() -> None:
+    text = (
+        "name: n\nllm: deepseek-v3.2\ncluster: {prefill: {node: paper-hopper, count: 2}, decode: {node: "
+        "paper-hopper, count: 4}}\nworkload: {moments: {hit_tokens: 30000, miss_tokens: 0.4, "
+        "output_tokens: 100}}\n"
+    )
+    asked = Question("", text=text)
+    found = whatif.axis(answers.scenario_of(asked), "append_tokens", 2, 10)
+    assert 0.4 in found.values and max(found.values) == pytest.approx(0.8)
