@@ -32,21 +32,12 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
     at = {name: i for i, name in enumerate(names)}
     full = _saturated(plan, scenario)
     through = _through(links)
-    told = 0.15 * max(through.values(), default=0.0)
-    labels = [
-        "<br>".join(
-            [
-                *_lines(name),
-                *([view.rate(through[name])] if through[name] > told else []),
-                *full.get(name, []),
-            ]
-        )
-        for name in names
-    ]
+    labels = ["<br>".join([name, *full.get(name, [view.rate(through[name])])]) for name in names]
     colours = [view.SATURATED if name in full else "#7f8c9b" for name in names]
     figure = graph_objects.Figure(
         graph_objects.Sankey(
             arrangement="snap",
+            orientation="v",  # from above: labels have the width that a column has not
             valueformat=".3s",
             valuesuffix="B/s",
             textfont={"size": 11},
@@ -55,8 +46,8 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
                 "customdata": names,
                 "hovertemplate": "%{customdata}: %{value}<extra></extra>",
                 "color": colours,
-                "pad": 26,
-                "thickness": 16,
+                "pad": 40,
+                "thickness": 30,
             },
             link={
                 "source": [at[source] for source, *_ in links],
@@ -73,8 +64,8 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
         f"Both paths: {view.rate(sides.prefill)} of KV-cache read by prefill nodes, "
         f"{view.rate(sides.decode)} by decode nodes"
     )
-    margin = {"l": 20, "r": 130, "t": 60, "b": 30}  # for the label of the last column but one
-    return layout(figure, title, 460, margin=margin)
+    # For labels of narrow places, which reach beyond them to the right.
+    return layout(figure, title, 640, margin={"l": 20, "r": 110, "t": 60, "b": 30})
 
 
 _Link = tuple[str, str, float, str]
@@ -87,15 +78,6 @@ def _through(links: list[_Link]) -> dict[str, float]:
         out[source] += value  # type: ignore[assignment]
         into[target] += value  # type: ignore[assignment]
     return {name: max(into[name], out[name]) for name in {*into, *out}}
-
-
-_LABEL_WIDTH = 13
-"""Characters of a line of a label: what fits between two columns."""
-
-
-def _lines(name: str) -> list[str]:
-    """Return the lines of a place's name, narrow enough not to run into the next column."""
-    return textwrap.wrap(name, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _through_nics(plan: Plan, scenario: Scenario) -> list[_Link]:
@@ -253,14 +235,21 @@ def ratio_axis(plan: Plan) -> Any:
     figure.update_xaxes(
         type="log",
         range=[math.log10(low), math.log10(high)],
-        tickvals=[a * 10.0**e for e in range(-4, 5) for a in (1, 2, 5)],
-        ticktext=[f"{a * 10.0**e:g}" for e in range(-4, 5) for a in (1, 2, 5)],
-        title="prefill nodes per decode node (P/D, log scale)",
+        tickvals=_ratio_ticks(low, high),
+        ticktext=[f"{value:g}" for value in _ratio_ticks(low, high)],
+        title="P/D: prefill nodes a decode node (log)",
+        tickangle=0,
     )
     figure.update_yaxes(automargin=True, visible=bool(bounds))
     return layout(
         figure, view.range_sentence(plan), 190 + 42 * max(len(bounds), 1), showlegend=False
     )
+
+
+def _ratio_ticks(low: float, high: float) -> list[float]:
+    """Return ticks of a log axis: 1, 2 and 5 of each decade, of more than three decades the powers."""
+    parts = (1, 2, 5) if high / low < 300 else (1,)
+    return [a * 10.0**e for e in range(-6, 7) for a in parts if low <= a * 10.0**e <= high]
 
 
 def neighbours_chart(plan: Plan) -> Any:
@@ -286,9 +275,11 @@ def neighbours_chart(plan: Plan) -> Any:
                 x=names,
                 y=values,
                 marker={"color": colour},
-                text=[f"{value:,.0f}" for value in values],
+                # One number a pair: two would meet on a narrow page.
+                text=[f"{value:,.0f}" if name == "dual path" else "" for value in values],
                 textposition="outside",
                 cliponaxis=False,
+                hovertemplate="%{y:.4g} requests/s<extra>" + name + "</extra>",
             )
             for name, colour, values in series
         ]
@@ -327,11 +318,13 @@ def upgrades_chart(plan: Plan) -> Any:
     """Return what one more unit of each resource buys, % of throughput."""
     from plotly import graph_objects
 
-    rows = plan.upgrades[::-1]
+    # Those without effect are named by who shows the figure; where none has one, all are shown.
+    rows = [row for row in plan.upgrades if abs(row.gain) > view.NO_GAIN] or list(plan.upgrades)
+    rows = rows[::-1]
     gains = [100 * row.gain for row in rows]
     figure = graph_objects.Figure(
         graph_objects.Bar(
-            y=[row.change for row in rows],
+            y=["<br>".join(textwrap.wrap(row.change, 26)) for row in rows],
             x=gains,
             orientation="h",
             marker={"color": [view.FREE if gain > 0.05 else view.BASIC for gain in gains]},
@@ -341,7 +334,7 @@ def upgrades_chart(plan: Plan) -> Any:
         )
     )
     least, most = min(0.0, *gains), max(1.0, *gains)
-    figure.update_xaxes(title="change of throughput, %", range=[1.2 * least, 1.2 * most])
+    figure.update_xaxes(title="change of throughput, %", range=[1.2 * least, 1.35 * most])
     figure.update_yaxes(automargin=True)
     most = plan.upgrades[0].gain
     best = [row.change for row in plan.upgrades if row.gain > (1 - _EQUAL) * most]

@@ -105,6 +105,11 @@ def queues(found: Mapping[str, Any]) -> Any:
     figure.update_xaxes(title="simulated seconds")
     figure.update_yaxes(title="requests that wait", rangemode="tozero")
     said = ", ".join(f"{policy} {value:,.0f}" for policy, value in most.items())
+    if not any(
+        most.values()
+    ):  # a flat line at the bottom of an axis from 0 to 1 looks like an error
+        figure.update_yaxes(range=[0, 10])
+        return layout(figure, "No request had to wait", 260, legend=LEGEND)
     return layout(figure, f"Requests that wait, at most: {said}", 360, legend=LEGEND)
 
 
@@ -170,9 +175,8 @@ def capacities(found: Mapping[str, Any]) -> Any:
         y=[row["rate_aps"] for row in rows],
         error_y={
             "type": "data",
-            "array": [
-                max(0.0, (row["high_aps"] or row["rate_aps"]) - row["rate_aps"]) for row in rows
-            ],
+            "array": [_end(row, "high_aps") - row["rate_aps"] for row in rows],
+            "arrayminus": [row["rate_aps"] - _end(row, "low_aps") for row in rows],
         },
         marker={"color": list(COLOURS[: len(rows)])},
         text=[f"{row['rate_aps']:.3g}" for row in rows],
@@ -184,7 +188,21 @@ def capacities(found: Mapping[str, Any]) -> Any:
     figure.update_xaxes(type="category")
     best = max(rows, key=lambda row: row["rate_aps"])
     title = f"{best['policy']} serves most within the promise: {best['rate_aps']:.3g} agents/s"
+    rivals = [
+        str(row["policy"])
+        for row in rows
+        if row is not best and _end(row, "high_aps") >= _end(best, "low_aps")
+    ]
+    if rivals:
+        title = f"Not told apart within their intervals: {', '.join([best['policy'], *rivals])}"
     return layout(figure, title, 380, showlegend=False)
+
+
+def _end(row: Mapping[str, Any], name: str) -> float:
+    """Return an end of a rate's interval; the rate itself where there is none."""
+    rate = float(row["rate_aps"])
+    value = rate if row[name] is None else float(row[name])
+    return max(rate, value) if name == "high_aps" else max(0.0, min(rate, value))
 
 
 def _policies(found: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:

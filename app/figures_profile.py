@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import textwrap
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _LONGEST_TITLE = 45  # of an axis, characters that a page of 820 pixels has room for
 _LONGEST_BESIDE_ROWS = 32  # names of rows leave less room
 _LONGEST_ROW = 36
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=\S+$)")
 _LINE = 16  # pixels of a line of a row's name
 
 
@@ -67,9 +69,13 @@ def figure(panel: Panel) -> Any:
 
 
 def folded(text: str, longest: int = _LONGEST_TITLE) -> str:
-    """Return a text, escaped, in lines that are no longer; a word that is stays whole."""
-    lines = textwrap.wrap(text, longest, break_long_words=False, break_on_hyphens=False)
-    return "<br>".join(html.escape(line) for line in lines)
+    """Return a text, escaped, in lines that are no longer; a word that is stays whole.
+
+    A number at the end stays with its unit.
+    """
+    glued = _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", text)
+    lines = textwrap.wrap(glued, longest, break_long_words=False, break_on_hyphens=False)
+    return "<br>".join(html.escape(line) for line in lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _row_height(rows: Sequence[str]) -> int:

@@ -35,6 +35,8 @@ DECODE_SIDE = "#CC79A7"
 COMPUTE = "#E69F00"
 
 FULL = 1 - 1e-6
+NO_GAIN = 5e-4
+"""Relative change of throughput up to which an upgrade is said to have no effect."""
 _GAINS = 1.005
 """Speed-up from which a second read path is said to gain something."""
 """Utilisation from which a capacity is marked as saturated."""
@@ -104,6 +106,11 @@ def bars(plan: Plan) -> list[Bar]:
 def percent(share: float) -> str:
     """Return a utilisation in whole percent; 100 % is written only of what is used up."""
     return ">99%" if 0.995 <= share < FULL else f"{share:.0%}"
+
+
+def no_effect(plan: Plan) -> list[str]:
+    """Return the upgrades that change nothing."""
+    return [row.change for row in plan.upgrades if abs(row.gain) <= NO_GAIN]
 
 
 def split_text(plan: Plan) -> str:

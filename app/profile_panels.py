@@ -106,14 +106,8 @@ def intervals(found: Mapping[str, Estimate]) -> Panel | None:
         axis("95 % interval over the value", "x", np.concatenate([low / value, high / value])),
         row_axis(names),
         [dots],
-        rows=[
-            f"{CALLED[n]}: {_unbroken(quantity(found[n].value, FIGURES[n].unit))}" for n in names
-        ],
+        rows=[f"{CALLED[n]}: {quantity(found[n].value, FIGURES[n].unit)}" for n in names],
     )
-
-
-def _unbroken(text: str) -> str:
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _series_panel(name: PartName, part: Part, series: Series) -> Panel:

@@ -16,14 +16,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from dualpath_model.errors import InputError
 
-_FORGOTTEN_S = 60.0
+_FORGOTTEN_S = 300.0
+"""Nobody has the dashboard open any more: every page of a session that started a job looks at it."""
 _KEPT = 40
 _MOST_WAITING = 20
 _MOST_LINE = 50 * 10**6
@@ -39,11 +40,17 @@ class Stage(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    FORGOTTEN = "forgotten"
+    """Cancelled because nobody was there to see it."""
 
     @property
     def ended(self) -> bool:
         """Whether nothing more comes."""
         return self not in (Stage.QUEUED, Stage.RUNNING)
+
+
+_AGAIN = (Stage.FAILED, Stage.CANCELLED, Stage.FORGOTTEN)
+"""A job that ended so is done anew when it is asked for again."""
 
 
 @dataclass
@@ -90,7 +97,7 @@ class Jobs:
         key = key_of(content)
         with self._lock:
             known = self._jobs.get(key)
-            if known is not None and known.stage not in (Stage.FAILED, Stage.CANCELLED):
+            if known is not None and known.stage not in _AGAIN:
                 known.seen_s = time.monotonic()
                 return key
             waiting = sum(other.stage is Stage.QUEUED for other in self._jobs.values())
@@ -115,6 +122,11 @@ class Jobs:
                 job.ahead = waiting.index(job) if job in waiting else 0
             return job
 
+    def going(self, keys: Collection[str]) -> list[Job]:
+        """Return those of the jobs that are queued or running, and note that they were asked about."""
+        found = [job for job in map(self.look, keys) if job is not None]
+        return [job for job in found if not job.stage.ended]
+
     def cancel(self, key: str) -> None:
         """End a job that is queued or running."""
         with self._lock:
@@ -129,8 +141,8 @@ class Jobs:
                 if not job.stage.ended:
                     self._cancel(job)
 
-    def _cancel(self, job: Job) -> None:
-        job.stage = Stage.CANCELLED
+    def _cancel(self, job: Job, why: Stage = Stage.CANCELLED) -> None:
+        job.stage = why
         if job.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 job.process.kill()
@@ -147,7 +159,7 @@ class Jobs:
             while job.stage is Stage.QUEUED and self._running() >= self._slots:
                 self._lock.wait(timeout=1.0)
                 if time.monotonic() - job.seen_s > _FORGOTTEN_S:
-                    self._cancel(job)
+                    self._cancel(job, Stage.FORGOTTEN)
             if job.stage is not Stage.QUEUED:
                 return
             job.stage, job.begun_s = Stage.RUNNING, time.monotonic()
@@ -220,7 +232,7 @@ class Jobs:
                 if job.stage.ended:
                     return
                 if time.monotonic() - job.seen_s > _FORGOTTEN_S:
-                    self._cancel(job)
+                    self._cancel(job, Stage.FORGOTTEN)
                     return
 
     def _running(self) -> int:

@@ -11,6 +11,7 @@ import streamlit as st
 
 from app import plan_view as view
 from app.dashboard import session, sidebar
+from app.dashboard.views import simulate
 from dualpath_model.errors import DualPathError, InfeasibleError
 
 PAGES = {
@@ -74,6 +75,8 @@ def run_page(name: str) -> None:
             )
         except DualPathError as error:
             st.error(sidebar.sentence(error), icon=":material/error:")
+        if simulate.STARTED in st.session_state:
+            simulate.going()
     finally:
         session.save()
 

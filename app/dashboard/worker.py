@@ -24,6 +24,7 @@ import numpy as np
 _SHARES = np.linspace(0, 1, 201)
 _POINTS = 300
 _TOLD_S = 0.2
+COMPILING = "getting ready; the first run of a policy on a machine compiles it, which takes minutes"
 _SAMPLES = 300
 _MOST_WORDS = 200
 
@@ -33,13 +34,14 @@ Tell = Callable[[float, str], None]
 def main() -> None:
     """Read the job, do it, and write what comes of it; of a mistake of ours, too."""
     _end_with_parent()
-    last = 0.0
+    last, stage = 0.0, ""
 
     def tell(share: float, text: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _TOLD_S:
-            last = now
+        nonlocal last, stage
+        now, new = time.monotonic(), text.partition(":")[0]
+        # What begins is always told: compiling is quiet for minutes after it.
+        if new != stage or text.endswith(COMPILING) or now - last >= _TOLD_S:
+            last, stage = now, new
             _write({"share": share, "text": text})
 
     try:
@@ -104,7 +106,7 @@ def _compare(scenario: Any, job: Mapping[str, Any], tell: Tell, compiled: bool) 
     found = []
     count = len(job["policies"])
     for number, policy in enumerate(job["policies"]):
-        tell(number / count, f"{policy}: getting ready; a policy is compiled once, for a minute")
+        tell(number / count, f"{policy}: {COMPILING}")
 
         def progress(
             done: float, now_s: float, turns: int, number: int = number, policy: str = policy
@@ -123,7 +125,7 @@ def _curve(scenario: Any, job: Mapping[str, Any], tell: Tell, compiled: bool) ->
     pairs = [(policy, rate) for policy in job["policies"] for rate in job["rates_aps"]]
     points = []
     for number, (policy, rate) in enumerate(pairs):
-        tell(number / len(pairs), f"{policy} at {rate:g} agents/s")
+        tell(number / len(pairs), f"{policy} at {rate:g} agents/s: {COMPILING}")
 
         def progress(
             done: float, now_s: float, turns: int, number: int = number, pair: Any = (policy, rate)
@@ -155,6 +157,7 @@ def _capacity(scenario: Any, job: Mapping[str, Any], tell: Tell, compiled: bool)
     found = []
     count = len(job["policies"])
     for number, policy in enumerate(job["policies"]):
+        tell(number / count, f"{policy}: {COMPILING}")
 
         def progress(done: float, runs: int, number: int = number, policy: str = policy) -> None:
             tell((number + done) / count, f"{policy}: {runs} runs")

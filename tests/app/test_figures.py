@@ -66,13 +66,9 @@ def test_sankey_equals_demand_times_rate(paper: Case) -> None:
 def labels(case: Case) -> dict[str, list[str]]:
     """Return the lines below each place's name."""
     node = figures.sankey(*case).data[0].node
-    found = {}
-    for name, label in zip(node.customdata, node.label, strict=True):
-        lines = label.split("<br>")
-        while " ".join(lines[:1]) != name and len(lines) > 1:
-            lines[:2] = [" ".join(lines[:2])]
-        found[name] = lines[1:]
-    return found
+    found = dict(zip(node.customdata, (label.split("<br>") for label in node.label), strict=True))
+    assert all(lines[0] == name for name, lines in found.items())
+    return {name: lines[1:] for name, lines in found.items()}
 
 
 def test_sankey_marks_what_is_saturated(paper: Case) -> None:

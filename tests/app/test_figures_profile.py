@@ -60,6 +60,7 @@ def test_long_texts_are_folded_and_escaped() -> None:
     )
     assert folded("<b> & c") == "&lt;b&gt; &amp; c"
     assert folded("x" * 60) == "x" * 60
+    assert folded("a row of words: 45.2 TFLOP/s", 25) == "a row of words:<br>45.2 TFLOP/s"
 
 
 # ---- changes ---------------------------------------------------------------------------------------

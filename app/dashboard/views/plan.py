@@ -25,6 +25,8 @@ def render(asked: Question) -> None:
         frames.figure(drawn, name)
         if name in _ABOUT:
             st.caption(_ABOUT[name])
+        if name == "upgrades" and 0 < len(view.no_effect(plan)) < len(plan.upgrades):
+            st.caption(plain(f"Without effect here: {', '.join(view.no_effect(plan))}."))
     if not view.ratio_bounds(plan) and view.free_range(plan) is None:
         st.info(plain(_capitalised(view.range_sentence(plan))))
     _intervals(asked)

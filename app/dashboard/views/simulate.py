@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.dashboard.question import Question
 from app.dashboard.sidebar import sentence
 from app.output import dump
 from dualpath_model.errors import InputError
+from solvers.planner import Plan
 
 KINDS = {
     "compare": "Compare policies",
@@ -30,6 +32,8 @@ _ABOUT = {
     "round-robin": "engines and sides in turn",
     "oracle": "as if moving KV-cache cost nothing",
 }
+STARTED = "_started"
+"""The session's key of the keys of its jobs."""
 _MOST_AGENTS, _MOST_POLICIES, _POINTS = 2_000, 4, 6
 _MOST_ARRIVALS = 10_000
 """Agents of one simulation that arrive over time; a batch of ``_MOST_AGENTS`` is there at once."""
@@ -43,10 +47,11 @@ def jobs() -> Jobs:
 
 def render(asked: Question) -> None:
     """Draw the page."""
-    answers.plan_of(asked)
+    plan = answers.plan_of(asked)
     st.caption(
         "The simulator follows every request from arrival to last token through storage NICs, compute "
-        "network and GPUs. The first run of a policy on this server compiles it, for about a minute."
+        "network and GPUs. The first run of a policy on a machine compiles it, which takes minutes; "
+        "after that, runs take seconds."
     )
     job = _inputs(asked)
     if job is None:
@@ -60,11 +65,12 @@ def render(asked: Question) -> None:
         type="primary",
         disabled=running or (known is not None and known.stage is Stage.DONE),
         icon=":material/play_arrow:",
-        help="Run it in the background; this page goes on working.",
+        help="Run it in the background, also while you look at other pages.",
         width="stretch",
     ):
         try:
-            jobs().start(job)
+            key = jobs().start(job)
+            st.session_state[STARTED] = [*st.session_state.get(STARTED, ()), key]
         except InputError as error:
             st.error(sentence(error), icon=":material/error:")
             return
@@ -77,10 +83,27 @@ def render(asked: Question) -> None:
         return
     if known.stage is Stage.CANCELLED:
         st.info("Cancelled; nothing of it is kept. Run it again when you like.")
+    elif known.stage is Stage.FORGOTTEN:
+        st.info("Stopped, because no page that asked for it was open any more. Run it again.")
     elif known.stage is Stage.FAILED:
         st.error(plain(f"This cannot be simulated: {known.error}."), icon=":material/error:")
     else:
-        _show(job["kind"], key, known)
+        _show(job["kind"], key, known, plan)
+
+
+def going() -> None:
+    """Say in the sidebar how many runs of this session are going on; they go on while a page is open."""
+    if st.session_state.get(STARTED):
+        with st.sidebar:
+            _going()
+
+
+@st.fragment(run_every=30.0)
+def _going() -> None:
+    running = jobs().going(st.session_state.get(STARTED, ()))
+    if running:
+        runs = "simulation is" if len(running) == 1 else "simulations are"
+        st.caption(f"{len(running)} {runs} going on; see Simulate.")
 
 
 def _inputs(asked: Question) -> dict[str, Any] | None:
@@ -116,6 +139,8 @@ def _inputs(asked: Question) -> dict[str, Any] | None:
         "until_s": None,
         "warmup_s": 0.0,
     }
+    life_s = _life_s(asked)
+    full_aps = min(100.0, max(0.05, round(answers.plan_of(asked).sessions_per_s or 0.6, 2)))
     columns = st.columns(4)
     if kind == "compare":
         mode = columns[0].selectbox(
@@ -130,7 +155,7 @@ def _inputs(asked: Question) -> dict[str, Any] | None:
                 1,
                 _MOST_AGENTS,
                 step=16,
-                key=session.control("simulate.agents", 64, low=1, high=_MOST_AGENTS),
+                key=session.control("simulate.agents", 512, low=1, high=_MOST_AGENTS),
                 help="Sessions that run at once; each has many requests.",
             )
         else:
@@ -139,7 +164,7 @@ def _inputs(asked: Question) -> dict[str, Any] | None:
                 0.01,
                 100.0,
                 step=0.05,
-                key=session.control("simulate.rate", 0.3, low=0.01, high=100.0),
+                key=session.control("simulate.rate", max(0.01, full_aps / 2), low=0.01, high=100.0),
                 help="Mean rate of arrivals (Poisson), in agents/s.",
             )
     elif kind == "curve":
@@ -148,7 +173,7 @@ def _inputs(asked: Question) -> dict[str, Any] | None:
             0.05,
             100.0,
             step=0.1,
-            key=session.control("simulate.most", 0.6, low=0.05, high=100.0),
+            key=session.control("simulate.most", full_aps, low=0.05, high=100.0),
             help=f"The curve has {_POINTS} rates up to this one, in agents/s.",
         )
         job["rates_aps"] = [round(most * (i + 1) / _POINTS, 4) for i in range(_POINTS)]
@@ -158,15 +183,16 @@ def _inputs(asked: Question) -> dict[str, Any] | None:
             0,
             20_000,
             step=60,
-            key=session.control("simulate.warmup", 300, low=0, high=20_000),
-            help="Simulated seconds before requests count: the cluster fills up first.",
+            key=session.control("simulate.warmup", life_s, low=0, high=20_000),
+            help="Simulated seconds before requests count: the cluster fills up first, which takes as "
+            "long as an agent lives. As it stands: turns a session at half the promised latencies.",
         )
         measure = columns[3].number_input(
             "Measure, s",
             60,
             20_000,
             step=60,
-            key=session.control("simulate.measure", 600, low=60, high=20_000),
+            key=session.control("simulate.measure", life_s, low=60, high=20_000),
             help="Simulated seconds that count.",
         )
         job["warmup_s"] = float(warmup)
@@ -191,6 +217,18 @@ def _inputs(asked: Question) -> dict[str, Any] | None:
         )
     )
     return job if _bounded(job) else None
+
+
+def _life_s(asked: Question) -> int:
+    """Return about how long an agent lives, s, in round numbers: every turn at half the promises."""
+    scenario = answers.scenario_of(asked)
+    sessions = sum(part.workload.session_count for part in scenario.classes)
+    turns = sum(part.workload.turns for part in scenario.classes)
+    output = sum(float(part.workload.output_tokens.sum()) for part in scenario.classes)
+    think = sum(float(part.workload.think_time_s.sum()) for part in scenario.classes)
+    promised = turns * scenario.slo.ttft_s + output * scenario.slo.tpot_s
+    life_s = (0.5 * promised + think) / sessions
+    return int(min(10_000, max(300, -(-life_s // 100) * 100)))
 
 
 def _bounded(job: dict[str, Any]) -> bool:
@@ -227,7 +265,7 @@ def _watch(key: str) -> None:
     )
 
 
-def _show(kind: str, key: str, job: Job) -> None:
+def _show(kind: str, key: str, job: Job, plan: Plan) -> None:
     found = job.result
     if kind == "compare":
         for name, figure in _compared(key, job).items():
@@ -238,13 +276,9 @@ def _show(kind: str, key: str, job: Job) -> None:
         frames.figure(drawing.curve(found, statistic), "load-curve")
         frames.rows(found["points"], "load-points")
     else:
+        for text in flattered(found["capacity"], plan):
+            st.warning(plain(text), icon=":material/warning:")
         frames.figure(drawing.capacities(found), "capacity")
-        for row in found["capacity"]:
-            if row["in_transit"]:
-                st.caption(
-                    f"{row['policy']}: the warm-up is shorter than an agent lives, so the rate is "
-                    f"flattered; raise it to be sure."
-                )
         frames.rows(
             [
                 {
@@ -269,6 +303,27 @@ def _show(kind: str, key: str, job: Job) -> None:
         icon=":material/download:",
         help="All figures of these runs.",
     )
+
+
+def flattered(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
+    """Return why a capacity that was found may be too high."""
+    found = []
+    short = [str(row["policy"]) for row in rows if row["in_transit"]]
+    if short:
+        found.append(
+            f"{', '.join(short)}: the warm-up is shorter than an agent lives, so long sessions had not "
+            f"grown yet and the rate is flattered; raise the warm-up."
+        )
+    for row in rows:
+        bound = plan.throughput_requests_per_s
+        if row["policy"] == "basic":
+            bound = plan.throughput_basic_requests_per_s
+        if row["policy"] != "oracle" and (row["turns_per_s"] or 0.0) > 1.05 * bound:
+            found.append(
+                f"{row['policy']} served {row['turns_per_s']:,.1f} requests/s, more than the "
+                f"{bound:,.1f} that the Plan page bounds it by: its requests were shorter than the mean."
+            )
+    return found
 
 
 _drawn: dict[str, dict[str, Any]] = {}

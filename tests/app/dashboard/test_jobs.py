@@ -161,7 +161,7 @@ def test_a_job_that_nobody_looks_at_is_cancelled(monkeypatch: pytest.MonkeyPatch
     key = jobs.start({"x": 1})
     time.sleep(4)
     job = jobs._jobs[key]
-    assert job.stage is Stage.CANCELLED
+    assert job.stage is Stage.FORGOTTEN
 
 
 def test_children_end_with_the_server() -> None:

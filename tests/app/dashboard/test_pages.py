@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
@@ -129,6 +129,9 @@ class Stub:
     def look(self, key: str) -> Job | None:
         return self.job
 
+    def going(self, keys: Collection[str]) -> list[Job]:
+        return [self.job] if self.job is not None and not self.job.stage.ended and keys else []
+
     def cancel(self, key: str) -> None:
         assert self.job is not None
         self.job.stage = Stage.CANCELLED
@@ -154,6 +157,27 @@ def test_a_run_is_started_watched_and_cancelled(stub: Stub) -> None:
     page.run()
     assert "Cancelled" in page.info[0].value
     assert not next(b for b in page.button if b.label == "Run").disabled
+
+
+def test_other_pages_say_that_a_run_goes_on(stub: Stub) -> None:
+    page = opened("simulate", simulate__agents="8")
+    pressed(page, "Run")
+    assert "1 simulation is going on" in " ".join(text.value for text in page.sidebar.caption)
+
+
+def test_a_run_that_nobody_waited_for_says_so(stub: Stub) -> None:
+    stub.job = Job("key", "", Stage.FORGOTTEN)
+    page = opened("simulate")
+    assert "no page that asked for it was open" in page.info[0].value
+
+
+def test_a_flattered_capacity_is_told() -> None:
+    plan = answers.plan_of(Question(session.DEFAULT))
+    bound = plan.throughput_basic_requests_per_s
+    row = {"policy": "basic", "in_transit": False, "turns_per_s": 1.2 * bound}
+    assert "more than the" in simulate.flattered([row], plan)[0]
+    assert "warm-up" in simulate.flattered([{**row, "in_transit": True}], plan)[0]
+    assert not simulate.flattered([{**row, "turns_per_s": bound}], plan)
 
 
 def test_a_failure_is_a_sentence(stub: Stub) -> None:
