@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.dashboard [--seconds 60] [--users 20]``. A redraw is the time from sending a
 moved slider to the message that the script has ended; moves are to values that were hardly asked before,
-so that answers are not remembered. Users move a slider, wait 1 to 3 s (seeded) and move again, half of
+so that answers are not remembered. All users open the page at once, look at it for 1 to 3 s (seeded), move a slider and look again, half of
 them on Plan and half on What-if with its 40 x 40 heat map.
 """
 
@@ -151,8 +151,8 @@ async def crowd(port: int, users: int, seconds: float) -> tuple[list[float], int
         try:
             async with client(port, ("plan", "whatif")[number % 2]) as one:
                 while time.perf_counter() < end:
-                    found.append(await one.move(draw))
                     await asyncio.sleep(draw.uniform(1.0, 3.0))
+                    found.append(await one.move(draw))
                 if one.last_error:
                     print(one.last_error, file=sys.stderr)
                 return int(one.errors)

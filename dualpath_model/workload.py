@@ -120,6 +120,13 @@ class Workload:
         return self.prompt_tokens - self.hit_tokens
 
     @cached_property
+    def token_sums(self) -> tuple[float, float, float]:
+        """Hit, miss and output tokens of all turns together."""
+        columns = (self.hit_tokens, self.miss_tokens, self.output_tokens)
+        hit, miss, output = (float(column.sum()) for column in columns)
+        return hit, miss, output
+
+    @cached_property
     def sub_agent_turns(self) -> int:
         """Number of requests made by nested sub-agents."""
         return int(np.count_nonzero(self.agent))

@@ -5,7 +5,7 @@ The closed form answers where pools are homogeneous and there is one kind of tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from dualpath_model import closed_form
 from dualpath_model import loads as model_loads
 from dualpath_model.cluster import Node
-from dualpath_model.errors import InfeasibleError
-from dualpath_model.loads import Loads
+from dualpath_model.errors import DualPathError, InfeasibleError
+from dualpath_model.loads import Demand, Loads
 from dualpath_model.paths import Key, Payload, Pool, Resource
 from dualpath_model.scenario import Scenario
 from solvers import linear
@@ -116,13 +116,56 @@ class Quick:
 
 def quick(scenario: Scenario) -> Quick:
     """Solve by the closed form where it applies, else by the LP."""
-    loads = scenario.class_loads()
-    if len(loads) == 1 and loads[0].homogeneous and scenario.zones is None:
-        bound = closed_form.solve(*closed_form.of_loads(loads[0]))
-        first = bound.keys[int(bound.bottleneck)]
-        return Quick(
-            float(bound.split), float(bound.throughput), float(bound.throughput_basic), first
+    (found,) = quick_many([scenario])
+    if isinstance(found, Quick):
+        return found
+    raise found
+
+
+def quick_many(scenarios: Iterable[Scenario]) -> list[Quick | DualPathError]:
+    """Solve many at once; of a scenario without an answer, the error that says why.
+
+    Closed forms of the same capacities are one solution over arrays: most of what one of them takes is
+    the same for a hundred.
+    """
+    found: list[Quick | DualPathError | None] = []
+    alike: dict[tuple[Key, ...], list[tuple[int, Demand, dict[Key, float]]]] = {}
+    for number, scenario in enumerate(scenarios):
+        found.append(None)
+        try:
+            loads = scenario.class_loads()
+            if len(loads) > 1 or not loads[0].homogeneous or scenario.zones is not None:
+                found[-1] = _by_program(scenario, loads)
+                continue
+        except DualPathError as error:
+            found[-1] = error
+            continue
+        demand, capacity = closed_form.of_loads(loads[0])
+        asked = tuple(key for key in capacity if key in demand.base)
+        alike.setdefault(asked, []).append((number, demand, capacity))
+    for keys, group in alike.items():
+        for (number, *_), one in zip(group, _by_closed_form(keys, group), strict=True):
+            found[number] = one
+    return [one for one in found if one is not None]
+
+
+def _by_closed_form(
+    keys: tuple[Key, ...], group: Sequence[tuple[int, Demand, dict[Key, float]]]
+) -> Iterator[Quick]:
+    demand = Demand(
+        {key: np.array([d.base[key] for _, d, _ in group]) for key in keys},
+        {key: np.array([d.slope.get(key, 0.0) for _, d, _ in group]) for key in keys},
+    )
+    bound = closed_form.solve(demand, {k: np.array([c[k] for *_, c in group]) for k in keys})
+    for i in range(len(group)):
+        first = bound.keys[int(bound.bottleneck[i])]
+        split, most, basic = (
+            float(part[i]) for part in (bound.split, bound.throughput, bound.throughput_basic)
         )
+        yield Quick(split, most, basic, first)
+
+
+def _by_program(scenario: Scenario, loads: Sequence[Loads]) -> Quick:
     problem, local = problem_of(scenario, loads), scenario.zones is not None
     best = linear.CapacityProgram(problem, locality=local).solve()
     basic = linear.CapacityProgram(problem, decode_reads=False, locality=local).solve()
@@ -144,16 +187,17 @@ def _neighbour_counts(prefill: int, decode: int) -> Iterable[tuple[int, int]]:
 
 def neighbours(scenario: Scenario) -> tuple[Neighbour, ...]:
     """Return what neighbouring node counts would give; counts that cannot serve say why."""
-    counts = _neighbour_counts(len(scenario.cluster.prefill), len(scenario.cluster.decode))
+    counts = list(_neighbour_counts(len(scenario.cluster.prefill), len(scenario.cluster.decode)))
+    answers = quick_many(scenario.with_nodes(prefill, decode) for prefill, decode in counts)
     found = []
-    for prefill, decode in counts:
-        try:
-            bound = quick(scenario.with_nodes(prefill, decode))
-        except InfeasibleError as error:
+    for (prefill, decode), bound in zip(counts, answers, strict=True):
+        if isinstance(bound, InfeasibleError):
             found.append(
-                Neighbour(prefill, decode, False, 0.0, 0.0, 0.0, 0.0, 0.0, None, str(error))
+                Neighbour(prefill, decode, False, 0.0, 0.0, 0.0, 0.0, 0.0, None, str(bound))
             )
             continue
+        if not isinstance(bound, Quick):
+            raise bound
         found.append(
             Neighbour(
                 prefill_nodes=prefill,
@@ -176,11 +220,13 @@ def upgrades(scenario: Scenario, throughput: float) -> tuple[Upgrade, ...]:
 
     NICs and nodes come one at a time, rates and sizes by 10 %.
     """
+    options = list(_options(scenario))
     found = []
-    for change, changed in _options(scenario):
-        rate = quick(changed).throughput
-        gain = rate / throughput - 1.0
-        found.append(Upgrade(change, rate, gain if abs(gain) > 1e-9 else 0.0))
+    for (change, _), bound in zip(options, quick_many(o for _, o in options), strict=True):
+        if not isinstance(bound, Quick):
+            raise bound
+        gain = bound.throughput / throughput - 1.0
+        found.append(Upgrade(change, bound.throughput, gain if abs(gain) > 1e-9 else 0.0))
     return tuple(sorted(found, key=lambda upgrade: -upgrade.gain))
 
 

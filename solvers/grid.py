@@ -163,7 +163,9 @@ def _vectorised(scenario: Scenario, x: Axis, y: Axis) -> Grid:
     reasons: dict[Cell, str] = {}
 
     def put(into: dict[Key, Array], key: Key, where: Any, value: Any) -> None:
-        into.setdefault(key, np.zeros(plane.shape))[where] = value
+        if key not in into:
+            into[key] = np.zeros(plane.shape)
+        into[key][where] = value
 
     llms = plane.along(Touches.LLM)
     for there, llm in plane.combinations(llms):

@@ -79,12 +79,8 @@ class Tokens(NamedTuple):
 def mean_tokens(scenario: Scenario) -> Tokens:
     """Return mean hit, miss and output tokens of a request, the classes' turns together."""
     turns = sum(c.workload.turns for c in scenario.classes)
-    columns = ("hit_tokens", "miss_tokens", "output_tokens")
-    sums = (
-        sum(float(getattr(c.workload, column).sum()) for c in scenario.classes)
-        for column in columns
-    )
-    return Tokens(*(total / turns for total in sums))
+    totals = zip(*(c.workload.token_sums for c in scenario.classes), strict=True)
+    return Tokens(*(sum(column) / turns for column in totals))
 
 
 def commonest(scenario: Scenario, pool: Pool) -> Node:
@@ -118,8 +114,8 @@ def scaled_workload(
 
 def _hit_rate(workload: Workload, factors: Mapping[str, float]) -> float:
     """Return the hit rate of a workload whose lengths are multiplied by ``factors``."""
-    hit = float(workload.hit_tokens.sum()) * factors.get("context", 1.0)
-    miss = float(workload.miss_tokens.sum()) * factors.get("append", 1.0)
+    hit, miss, _ = workload.token_sums
+    hit, miss = hit * factors.get("context", 1.0), miss * factors.get("append", 1.0)
     return hit / (hit + miss)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dualpath_model.errors import DualPathError, InputError
 from dualpath_model.scenario import Scenario
-from solvers.alternatives import quick
+from solvers.alternatives import Quick, quick, quick_many
 from solvers.parameters import PARAMETERS, change
 
 
@@ -43,15 +43,18 @@ def sensitivities(
     """
     if not 0.0 < share < 1.0:
         raise InputError(f"share is {share:g}; it must be between 0 and 1")
+    values = {
+        name: value
+        for name in (PARAMETERS if names is None else names)
+        if (value := PARAMETERS[name].now(scenario)) and not isinstance(value, str)
+    }
+    ends = {name: _ends(name, value, share) for name, value in values.items()}
+    asked = [(name, value) for name, pair in ends.items() for value in pair]
+    rates = _rates(scenario, asked)
     now = quick(scenario).throughput
     found = []
-    for name in PARAMETERS if names is None else names:
-        value = PARAMETERS[name].now(scenario)
-        if isinstance(value, str) or not value:
-            continue
-        low, high = _ends(name, value, share)
-        less, why_less = _rate(scenario, name, low)
-        more, why_more = _rate(scenario, name, high)
+    for name, (low, high) in ends.items():
+        (less, why_less), (more, why_more) = rates[name, low], rates[name, high]
         found.append(Sensitivity(name, low, high, less, more, now, why_less or why_more))
     return tuple(sorted(found, key=lambda row: -row.width))
 
@@ -66,8 +69,21 @@ def _ends(name: str, value: float, share: float) -> tuple[float, float]:
     return value * (1.0 - share), value * (1.0 + share)
 
 
-def _rate(scenario: Scenario, name: str, value: float) -> tuple[float | None, str]:
-    try:
-        return quick(change(scenario, {name: value})).throughput, ""
-    except DualPathError as error:
-        return None, str(error)
+_Rate = tuple[float | None, str]
+"""Requests/s, or None and why it cannot be served."""
+
+
+def _rates(
+    scenario: Scenario, asked: Iterable[tuple[str, float]]
+) -> dict[tuple[str, float], _Rate]:
+    """Return the throughput at each value of a parameter."""
+    found: dict[tuple[str, float], _Rate] = {}
+    changed = {}
+    for name, value in asked:
+        try:
+            changed[name, value] = change(scenario, {name: value})
+        except DualPathError as error:
+            found[name, value] = None, str(error)
+    for key, answer in zip(changed, quick_many(changed.values()), strict=True):
+        found[key] = (answer.throughput, "") if isinstance(answer, Quick) else (None, str(answer))
+    return found

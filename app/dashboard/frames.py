@@ -15,9 +15,7 @@ from app.dashboard import session
 
 FORMATS = ("PNG", "SVG")
 FORMAT = "picture.format"
-_KEPT = 64
 _lock = threading.Lock()
-_untitled: dict[int, tuple[Any, Any, str]] = {}
 
 
 class Tile(NamedTuple):
@@ -36,8 +34,7 @@ def figure(fig: Any, name: str) -> None:
     """
     from app.figure_data import csv_of
 
-    shown, title = _without_title(fig)
-    st.markdown(f"**{plain(title)}**")
+    st.markdown(f"**{plain(_title(fig))}**")
     form = str(st.session_state.get(FORMAT, FORMATS[0])).lower()
     config = {
         "displaylogo": False,
@@ -49,7 +46,7 @@ def figure(fig: Any, name: str) -> None:
             "scale": 2 if form == "png" else 1,
         },
     }
-    st.plotly_chart(shown, key=f"figure {name}", config=config)
+    st.plotly_chart(fig, key=f"figure {name}", config=config)
     st.download_button(
         "data (CSV)",
         lambda: csv_of(fig).encode(),
@@ -63,26 +60,20 @@ def figure(fig: Any, name: str) -> None:
     )
 
 
-def _without_title(fig: Any) -> tuple[Any, str]:
-    """Return a figure without its title, and the title: as text above, it wraps on a narrow page.
+def _title(fig: Any) -> str:
+    """Take a figure's title out of it and return it: as text above, it wraps on a narrow page.
 
-    The figure itself, which other sessions draw at the same time, stays as it is. Its copy takes as
-    long as all else here, so copies of the latest figures are kept, each with the figure that it is of.
+    Figures are shared between sessions. Each comes here before it draws one, and only the first changes
+    it, so that nobody sees half of the change; copying figures instead takes longer than all else here.
     """
     with _lock:
-        known = _untitled.get(id(fig))
-        if known is not None and known[0] is fig:
-            return known[1:]
-    title = html.unescape(fig.layout.title.text or "")
-    shown = type(fig)(fig)
-    if title:
-        top = min(fig.layout.margin.t, 60)
-        shown.update_layout(title={"text": ""}, meta={"title": title}, margin={"t": top})
-    with _lock:
-        while len(_untitled) >= _KEPT:
-            del _untitled[next(iter(_untitled))]
-        _untitled[id(fig)] = (fig, shown, title)
-    return shown, title
+        meta = fig.layout.meta
+        if meta is None:
+            meta = {"title": html.unescape(fig.layout.title.text or "")}
+            if meta["title"]:
+                fig.layout.title.text, fig.layout.margin.t = "", min(fig.layout.margin.t, 60)
+            fig.layout.meta = meta  # set one by one: plotly's update takes ten times as long
+        return str(meta["title"])
 
 
 def plain(text: str) -> str:

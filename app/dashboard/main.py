@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,6 +12,7 @@ import streamlit as st
 
 from app import plan_view as view
 from app.dashboard import session, sidebar
+from app.dashboard.turns import SCRIPTS
 from app.dashboard.views import simulate
 from dualpath_model.errors import DualPathError, InfeasibleError
 
@@ -62,6 +64,19 @@ def _icon() -> Any:
 
 def run_page(name: str) -> None:
     """Draw one page; ``name`` is one of :data:`PAGES`."""
+    with SCRIPTS:
+        _run_page(name)
+    _settle()
+
+
+@lru_cache(1)
+def _settle() -> None:
+    """After the first run: what has been imported stays, so that no collection looks at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _run_page(name: str) -> None:
     try:
         asked = sidebar.ask()
         st.html(_STYLE)

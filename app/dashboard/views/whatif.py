@@ -34,7 +34,7 @@ _NAME = 36
 def render(asked: Question) -> None:
     """Draw the page."""
     scenario = answers.scenario_of(asked)
-    answers.plan_of(asked)  # where this cannot be served, the page says so instead
+    answers.quick_of(asked)  # where this cannot be served, the page says so instead
     _heat_map(asked, scenario)
     _tornado(asked)
     _comparison(asked, scenario)
