@@ -154,8 +154,13 @@ def heat_map(
         x=columns,
         y=rows,
         z=values,
-        text=_hovers(found, columns, rows, limits),
-        hovertemplate="%{text}<extra></extra>",
+        customdata=_cells(found, limits),
+        hovertemplate=(
+            f"{found.y.parameter.label}: %{{y}}<br>{found.x.parameter.label}: %{{x}}<br>"
+            "%{customdata[0]:,.1f} requests/s, Basic %{customdata[1]:,.1f}<br>"
+            "%{customdata[2]:.0%} read through decode nodes<br>"
+            "limit: %{customdata[3]}<extra></extra>"
+        ),
         hoverongaps=False,
         name=SHOWN[what],
         **look,
@@ -207,17 +212,12 @@ def _ticks(axis: Axis, texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _hovers(
-    found: Grid, columns: Sequence[str], rows: Sequence[str], limits: Mapping[int, str]
-) -> list[list[str]]:
-    """Return what a click on each cell would tell; of cells that are not served, nothing."""
-    return [
-        [
-            _hover(found, columns, rows, limits, j, i) if served else ""
-            for i, served in enumerate(line)
-        ]
-        for j, line in enumerate(np.isfinite(found.throughput).tolist())
-    ]
+def _cells(found: Grid, limits: Mapping[int, str]) -> npt.NDArray[np.object_]:
+    """Return what a cell tells besides where it is: requests/s, Basic's, split, and what limits."""
+    names = np.array([limits.get(k, "none") for k in range(len(found.keys))] + ["none"], object)
+    numbers = (found.throughput, found.throughput_basic, found.split)
+    rounded = [np.round(part, 4).astype(object) for part in numbers]
+    return np.dstack([*rounded, names[found.bottleneck]])  # of none, -1: the last
 
 
 def _hover(

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.dashboard [--seconds 60] [--users 20]``. A redraw is the time from sending a
 moved slider to the message that the script has ended; moves are to values that were hardly asked before,
-so that answers are not remembered. All users open the page at once, look at it for 1 to 3 s (seeded), move a slider and look again, half of
-them on Plan and half on What-if with its 40 x 40 heat map.
+so that answers are not remembered. All users open their page at once, look at it for 1 to 3 s (seeded),
+move a slider and look again, half of them on Plan and half on What-if with its 40 x 40 heat map.
 """
 
 from __future__ import annotations
