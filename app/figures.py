@@ -122,8 +122,9 @@ def _saturated(plan: Plan, scenario: Scenario) -> dict[str, list[str]]:
     # Short, because a label has the room between two columns.
     inside = {"gpu": "compute", "hbm": "bandwidth", "hbm_space": "space", "cnic": "NICs"}
     found: dict[str, list[str]] = {}
+    used_up = view.limiting(plan)
     for row in plan.utilisation:
-        if row.dual_path < view.FULL:
+        if (row.pool, row.resource, row.direction) not in used_up:
             continue
         places, what = ["storage"], "saturated"
         if row.pool == "cluster":

@@ -83,23 +83,45 @@ class Bar:
     dual_path: float
     nodes: str
     """Which nodes are how full under the plan: "nodes 0-2: 87.1 %; node 3: 25.7 %"."""
+    saturated: bool
+    """Whether it limits the plan (:func:`limiting`)."""
 
-    @property
-    def saturated(self) -> bool:
-        """Whether some node of the pool is full under the plan."""
-        return self.dual_path >= FULL
+
+_Name = tuple[str, str, str]
+"""Pool, resource and direction of a capacity."""
+
+
+def limiting(plan: Plan) -> set[_Name]:
+    """Return the capacities that are used up: on every node of the pool, or more of it would help.
+
+    Of uneven nodes the LP may fill one and leave its likes empty; that limits nothing.
+    """
+    return {
+        name
+        for name, rows in _grouped(plan).items()
+        if any(row.dual_path >= FULL and row.elasticity > _PRICED for row in rows)
+        or all(row.dual_path >= FULL for row in rows)
+    }
+
+
+_PRICED = 1e-6
+"""Elasticity from which a capacity has a price."""
+
+
+def _grouped(plan: Plan) -> dict[_Name, list[Utilisation]]:
+    grouped: dict[_Name, list[Utilisation]] = {}
+    for row in plan.utilisation:
+        grouped.setdefault((row.pool, row.resource, row.direction), []).append(row)
+    return grouped
 
 
 def bars(plan: Plan) -> list[Bar]:
     """Return one bar a capacity and pool, in the plan's order."""
-    grouped: dict[tuple[str, str, str], list[Utilisation]] = {}
-    for row in plan.utilisation:
-        grouped.setdefault((row.pool, row.resource, row.direction), []).append(row)
-    found = []
-    for rows in grouped.values():
+    found, used_up = [], limiting(plan)
+    for name, rows in _grouped(plan).items():
         top = max(rows, key=lambda row: row.dual_path)
         basic = max(row.basic for row in rows)
-        found.append(Bar(words(top), basic, top.dual_path, _by_node(rows)))
+        found.append(Bar(words(top), basic, top.dual_path, _by_node(rows), name in used_up))
     return found
 
 
@@ -193,11 +215,10 @@ def step_flows(plan: Plan, scenario: Scenario) -> list[Flow]:
 
 
 def _full_keys(plan: Plan, scenario: Scenario) -> set[Key]:
-    """Return the capacities that some node has used up, also under the name that steps give them."""
+    """Return the capacities that are used up, also under the name that steps give them."""
     full = {
-        Key(Pool(row.pool), Resource(row.resource), Direction(row.direction))
-        for row in plan.utilisation
-        if row.dual_path >= FULL
+        Key(Pool(pool), Resource(resource), Direction(direction))
+        for pool, resource, direction in limiting(plan)
     }
     for pool in (Pool.PREFILL, Pool.DECODE):
         if any(node.shares_nic for node in scenario.cluster.nodes(pool)):
@@ -254,7 +275,7 @@ class SideRates:
 
 def full_pools(plan: Plan) -> set[str]:
     """Return the pools of which some capacity is used up."""
-    return {row.pool for row in plan.utilisation if row.dual_path >= FULL}
+    return {pool for pool, _, _ in limiting(plan)}
 
 
 def side_rates(plan: Plan) -> SideRates:

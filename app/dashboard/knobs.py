@@ -186,7 +186,7 @@ def _tokens(read: Callable[[Scenario], float]) -> Callable[[Scenario], Slider | 
         if not now:
             return None
         step = max(1, 10 ** (len(str(now)) - 3))
-        return Slider(now, step, 4 * now, step, "%d")
+        return Slider(now, step, 4 * now, step, "%d tokens")
 
     return ask
 

@@ -98,6 +98,31 @@ def test_bars_are_the_plans_utilisation(case: Case) -> None:
     assert all(value > 99.99 for value in full.x)
 
 
+def test_what_limits_nothing_is_not_marked() -> None:
+    """Of uneven decode nodes the LP fills some; their GPUs are full and more of them would not help."""
+    plan, scenario = planned("mixed-traffic")
+    bar = next(bar for bar in view.bars(plan) if bar.label == "decode GPU compute")
+    assert bar.dual_path >= view.FULL
+    assert not bar.saturated
+    assert "decode HBM" in labels((plan, scenario))
+    assert "compute saturated" not in labels((plan, scenario))["decode HBM"]
+
+
+def test_100_percent_is_written_only_of_what_is_used_up() -> None:
+    assert [view.percent(share) for share in (0.5, 0.994, 0.997, 1.0)] == [
+        "50%",
+        "99%",
+        ">99%",
+        "100%",
+    ]
+
+
+def test_a_split_that_gains_nothing_is_no_number(paper: Case) -> None:
+    plan, _ = paper
+    assert view.split_text(plan) == "66.7%"
+    assert view.split_text(replace(plan, speedup_over_basic=1.0)) == "any, no gain"
+
+
 def test_hover_lists_the_nodes() -> None:
     plan, _ = planned("mixed-traffic")
     bar = next(bar for bar in view.bars(plan) if bar.label == "prefill DRAM")

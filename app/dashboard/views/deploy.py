@@ -21,6 +21,19 @@ from solvers import planner
 _PREVIEW = 4_000
 
 
+_MEANINGS = """
+- **alpha**: a storage read queue of up to so many tokens is short; a request goes to an engine whose
+  node has a short queue if there is one.
+- **beta**: a prefill GPU with more unfinished prompt tokens than this gets no further request.
+- **quota**: a forward batch takes requests until their attention would take this long, so that the
+  GPUs of a group end at about the same time.
+- **Z factor**: a decode GPU gets a request only while its tokens are at most Z times the mean of all.
+- **block**: KV-cache is read and written in blocks of so many tokens, all layers together.
+- **split x**: the share of all bytes read from storage that decode nodes read for the prefill nodes.
+- **read weight**: each node's share of the reads, for schedulers that choose by weights.
+"""
+
+
 @dataclass(frozen=True)
 class Deliverable:
     """One file: its label, its name, what it is for, and how to make it. ``language``: of the preview,
@@ -40,14 +53,15 @@ def render(asked: Question) -> None:
     plan, scenario = answers.plan_of(asked), answers.scenario_of(asked)
     st.subheader("Scheduler parameters", anchor=False)
     st.caption(
-        "What a scheduler that picks the read path for each request needs to know of this cluster. "
-        "Queues shorter than alpha tokens are short; beta bounds the work that waits for a GPU."
+        "What a scheduler that picks the read path for each request needs to know of this cluster."
     )
     heads = ("parameter", "value", "where it comes from")
     frames.rows(
         [dict(zip(heads, row, strict=True)) for row in view.parameter_rows(plan, scenario)],
         "scheduler-parameters",
     )
+    with st.expander("What these mean"):
+        st.markdown(_MEANINGS)
     figure = _weights(asked)
     if figure is not None:
         frames.figure(figure, "read-weights")

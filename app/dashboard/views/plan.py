@@ -12,6 +12,7 @@ from app import plan_view as view
 from app.dashboard import answers, frames, session
 from app.dashboard.frames import plain
 from app.dashboard.question import Question
+from app.dashboard.turns import SCRIPTS
 from solvers.planner import Plan
 
 
@@ -122,7 +123,7 @@ def _intervals(asked: Question) -> None:
         "takes some seconds.",
     ):
         return
-    with st.spinner("Planning again and again"):
+    with st.spinner("Planning again and again"), SCRIPTS.aside():
         found = answers.intervals_of(asked)
     if found is None:
         st.info("None of the measured figures has an interval.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from app.dashboard import answers, frames, session
 from app.dashboard.frames import plain
 from app.dashboard.question import Question
 from app.dashboard.sidebar import sentence
+from app.dashboard.turns import SCRIPTS
 from dualpath_model.catalog.llms import llm_names
 from dualpath_model.errors import DualPathError
 from dualpath_model.scenario import Scenario
@@ -98,7 +100,8 @@ def _heat_map(asked: Question, scenario: Scenario) -> None:
             f"Nodes or traffic of this scenario are of several kinds, so each cell is a linear program: "
             f"{count} cells a side."
         )
-    found = _grid(asked, x, y, span or 4, count)
+    with contextlib.nullcontext() if vectorises(scenario) else SCRIPTS.aside():
+        found = _grid(asked, x, y, span or 4, count)
     frames.figure(_heat_figure(asked, x, y, span or 4, count, what), "heat-map")
     if found.reasons:
         share = len(found.reasons) / found.throughput.size
