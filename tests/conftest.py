@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ settings.load_profile("repeatable")
 np.seterr(divide="raise", invalid="raise", over="raise")
 
 ROOT = Path(__file__).parent.parent
+
+# A shell ignores Ctrl-C for what it runs in the background, and so would the processes of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def uncounted() -> dict[str, str]:
