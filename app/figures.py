@@ -33,7 +33,11 @@ def sankey(plan: Plan, scenario: Scenario) -> Any:
     full = _saturated(plan, scenario)
     through = _through(links)
     labels = ["<br>".join([name, *full.get(name, [view.rate(through[name])])]) for name in names]
-    colours = [view.SATURATED if name in full else "#7f8c9b" for name in names]
+    # Pale, so that labels in the page's own colour are read on them, whether it is light or dark.
+    colours = [
+        _faded_colour(view.SATURATED, 0.4) if name in full else _faded_colour("#7f8c9b", 0.15)
+        for name in names
+    ]
     figure = graph_objects.Figure(
         graph_objects.Sankey(
             arrangement="snap",
@@ -108,9 +112,12 @@ _SIDES = {"prefill read": view.DUAL_PATH, "decode read": view.DECODE_SIDE}
 
 
 def _faded(path: str) -> str:
-    colour = _SIDES.get(path, "#8a8a8a").lstrip("#")
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (0, 2, 4))
-    return f"rgba({red},{green},{blue},0.45)"
+    return _faded_colour(_SIDES.get(path, "#8a8a8a"), 0.45)
+
+
+def _faded_colour(colour: str, share: float) -> str:
+    red, green, blue = (int(colour.lstrip("#")[i : i + 2], 16) for i in (0, 2, 4))
+    return f"rgba({red},{green},{blue},{share})"
 
 
 def _saturated(plan: Plan, scenario: Scenario) -> dict[str, list[str]]:
