@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 from app import plan_view as view
-from app.page import LEGEND, layout
+from app.page import LEGEND, decades, layout
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
 from solvers.planner import Plan
@@ -77,10 +77,11 @@ _Link = tuple[str, str, float, str]
 
 def _through(links: list[_Link]) -> dict[str, float]:
     """Return the bytes/s that pass each place: what comes in or what goes out, whichever is more."""
-    into, out = Counter[str](), Counter[str]()
+    into: dict[str, float] = defaultdict(float)
+    out: dict[str, float] = defaultdict(float)
     for source, target, value, _ in links:
-        out[source] += value  # type: ignore[assignment]
-        into[target] += value  # type: ignore[assignment]
+        out[source] += value
+        into[target] += value
     return {name: max(into[name], out[name]) for name in {*into, *out}}
 
 
@@ -257,7 +258,7 @@ def ratio_axis(plan: Plan) -> Any:
 def _ratio_ticks(low: float, high: float) -> list[float]:
     """Return ticks of a log axis: 1, 2 and 5 of each decade, of more than three decades the powers."""
     parts = (1, 2, 5) if high / low < 300 else (1,)
-    return [a * 10.0**e for e in range(-6, 7) for a in parts if low <= a * 10.0**e <= high]
+    return [value for value in decades(-6, 7, parts) if low <= value <= high]
 
 
 def neighbours_chart(plan: Plan) -> Any:
@@ -347,6 +348,6 @@ def upgrades_chart(plan: Plan) -> Any:
     most = plan.upgrades[0].gain
     best = [row.change for row in plan.upgrades if row.gain > (1 - _EQUAL) * most]
     title = "One more unit of anything alone buys nothing"
-    if most > 5e-4:
+    if most > view.NO_GAIN:
         title = f"What one more unit buys: {' or '.join(best[:2])}, {most:+.1%}"
     return layout(figure, title, 150 + 34 * len(rows))

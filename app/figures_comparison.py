@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from app import plan_view as view
-from app.page import LEGEND, layout
+from app.page import LEGEND, decades, layout
 from dualpath_model.quantities import Dimension, show
 
 COLOURS = (view.BASIC, view.DUAL_PATH, view.SATURATED, view.FREE)
@@ -54,9 +54,8 @@ def distribution(found: Mapping[str, Any], name: str, label: str) -> Any:
     figure.update_xaxes(
         type="log",
         title=f"{label} (log scale)",
-        # 1, 2 and 5 of each decade: an axis shorter than a decade has some, too.
-        tickvals=[a * 10.0**e for e in range(-4, 6) for a in (1, 2, 5)],
-        ticktext=[_time(a * 10.0**e) for e in range(-4, 6) for a in (1, 2, 5)],
+        tickvals=decades(-4, 6),
+        ticktext=[_time(seconds) for seconds in decades(-4, 6)],
     )
     figure.update_yaxes(title="share of requests", tickformat=".0%", range=[0, 1.12])
     kept = ", ".join(f"{policy} {share:.0%}" for policy, share in within.items())
@@ -105,9 +104,8 @@ def queues(found: Mapping[str, Any]) -> Any:
     figure.update_xaxes(title="simulated seconds")
     figure.update_yaxes(title="requests that wait", rangemode="tozero")
     said = ", ".join(f"{policy} {value:,.0f}" for policy, value in most.items())
-    if not any(
-        most.values()
-    ):  # a flat line at the bottom of an axis from 0 to 1 looks like an error
+    if not any(most.values()):
+        # A flat line at the bottom of an axis from 0 to 1 looks like an error.
         figure.update_yaxes(range=[0, 10])
         return layout(figure, "No request had to wait", 260, legend=LEGEND)
     return layout(figure, f"Requests that wait, at most: {said}", 360, legend=LEGEND)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app import plan_view as view
-from app.page import layout
+from app.page import LEGEND, layout
 from dualpath_model.traces import TABLE_2, TrajectoryMeans, trajectory_means
 from dualpath_model.workload import Workload
 
@@ -18,7 +18,6 @@ Array = npt.NDArray[np.float64]
 
 _POINTS = 200  # of a line
 _SINGLE = 6  # sessions that are drawn one by one
-_LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
 
 
 def by_turn(workload: Workload, column: Array) -> tuple[Array, Array]:
@@ -79,7 +78,7 @@ def growth(workload: Workload) -> Any:
         f"Prompts grow from {middle[0]:,.0f} tokens at the first turn to {middle[-1]:,.0f} at turn "
         f"{turns[-1]:,.0f} (median)"
     )
-    return layout(figure, title, 420, legend=_LEGEND)
+    return layout(figure, title, 420, legend=LEGEND)
 
 
 def lengths(workload: Workload) -> Any:
@@ -116,7 +115,7 @@ def lengths(workload: Workload) -> Any:
         f"Half the requests append at most {np.median(workload.miss_tokens):,.0f} tokens and generate "
         f"{np.median(workload.output_tokens):,.0f}; dots: p50, p90, p99"
     )
-    return layout(figure, title, 420, legend=_LEGEND)
+    return layout(figure, title, 420, legend=LEGEND)
 
 
 def hit_rates(workload: Workload) -> Any:
@@ -211,7 +210,7 @@ def against_paper(found: TrajectoryMeans, *, growing: bool = True) -> Any:
         TABLE_2, key=lambda row: abs(np.log(found.context_tokens / TABLE_2[row].context_tokens))
     )
     title = f"Nearest to the paper's {near} agents by the length of prompts"
-    return layout(figure, title, 400, barmode="group", legend=_LEGEND)
+    return layout(figure, title, 400, barmode="group", legend=LEGEND)
 
 
 def _figure() -> Any:

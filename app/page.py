@@ -46,6 +46,11 @@ LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder
 """Above the plot: it takes no width, which a narrow page does not have."""
 
 
+def decades(first: int, last: int, parts: Sequence[int] = (1, 2, 5)) -> list[float]:
+    """Return ticks of a log axis, from 10**first on: an axis shorter than a decade has some, too."""
+    return [part * 10.0**power for power in range(first, last) for part in parts]
+
+
 def layout(figure: Any, title: str, height: int, **more: Any) -> Any:
     """Give a plotly figure its title, escaped, and the look of all of them; return it."""
     usual = {

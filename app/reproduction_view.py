@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.files import write_atomically
-from app.page import layout, page, pictures, table
+from app.page import LEGEND, layout, page, pictures, table
 from solvers.reproduction.effects import OUTCOMES
 
 AIM = 0.10
@@ -39,7 +39,6 @@ _PARTS = {
 
 
 _LABEL = 34  # characters of a line that leave room for the plot on a narrow page
-_LEGEND = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
 
 
 def standing(row: Mapping[str, Any]) -> str:
@@ -216,7 +215,7 @@ def _errors(rows: list[Mapping[str, Any]]) -> Any:
     )
     lines = sum(1 + label.count("<br>") for label in labels)
     height = 170 + max(24 * len(kept), 18 * lines)
-    return layout(figure, "Ours against the paper's (labels: ours)", height, legend=_LEGEND)
+    return layout(figure, "Ours against the paper's (labels: ours)", height, legend=LEGEND)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -243,7 +242,7 @@ def _batches(batches: list[Mapping[str, Any]]) -> Any:
         )
     figure.update_yaxes(title="completion time, s")
     return layout(
-        figure, "Offline: a batch of 64K agents on 2P4D", 420, barmode="group", legend=_LEGEND
+        figure, "Offline: a batch of 64K agents on 2P4D", 420, barmode="group", legend=LEGEND
     )
 
 
@@ -274,7 +273,7 @@ def _latency(curves: list[Mapping[str, Any]]) -> Any:
     )
     figure.update_yaxes(title="TTFT, s (log scale)", type="log", dtick=1)
     figure.update_xaxes(title="agents/s")
-    return layout(figure, "Online: TTFT against load, 2P4D", 420, legend=_LEGEND)
+    return layout(figure, "Online: TTFT against load, 2P4D", 420, legend=LEGEND)
 
 
 def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
@@ -301,5 +300,5 @@ def _breakdown(curves: list[Mapping[str, Any]]) -> Any:
         "What TTFT consists of, both on one scale",
         420,
         barmode="stack",
-        legend=_LEGEND | {"y": 1.1},
+        legend=LEGEND | {"y": 1.1},
     )

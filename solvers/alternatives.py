@@ -67,12 +67,10 @@ def bottleneck(solution: linear.LinearSolution) -> Key:
     for row in solution.rows:
         worth[row.key] = worth.get(row.key, 0.0) + row.dual_value * row.capacity
     most = max(worth.values())
-    if (
-        most > 1e-6 * solution.throughput
-    ):  # of equals, which a symmetric cluster has, the first read
-        equals = [
-            key for key, value in worth.items() if value >= (1.0 - closed_form.EQUAL_WORTH) * most
-        ]
+    if most > 1e-6 * solution.throughput:
+        # Of equals, which a symmetric cluster has, the first in reading order.
+        least = (1.0 - closed_form.EQUAL_WORTH) * most
+        equals = [key for key, value in worth.items() if value >= least]
         return min(equals, key=closed_form.reading_order)
     return max(solution.rows, key=lambda row: row.utilisation).key
 
