@@ -12,7 +12,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--block-bytes", type=int, default=2**20)
     parser.add_argument("--depth", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--runs", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--file-bytes", type=int, default=2**29)
     parser.add_argument("--huge-pages", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--engine", default="libaio", choices=["libaio", "psync"])
@@ -40,8 +39,8 @@ def main() -> None:
 def compare(
     folder: Path,
     *,
-    runs: int = 5,
-    seconds: float = 4.0,
+    runs: int = 11,
+    seconds: float = 2.0,
     block_bytes: int = 2**20,
     depth: int = 8,
     file_bytes: int = 2**29,
@@ -50,10 +49,10 @@ def compare(
 ) -> dict[str, Any]:
     """Alternate ours and fio ``runs`` times; "storage_over_fio" is the ratio of the medians.
 
-    Uses twice ``file_bytes`` of disk, ours without a name and fio's in a folder that is removed. With
-    ``engine`` psync fio has ``depth`` threads, as we do. ``huge_pages``: of both sides' buffers, or of
-    neither's; without them the rates of some disks vary threefold by luck. Raises InputError where fio
-    or space is missing.
+    Both read one file without a name, of ``file_bytes``: where two files lie on a disk makes them differ
+    by more than the two readers do. With ``engine`` psync fio has ``depth`` threads, as we do.
+    ``huge_pages``: of both sides' buffers, or of neither's; without them the rates of some disks vary
+    threefold by luck. Raises InputError where fio or space is missing.
     """
     fio = shutil.which("fio")
     if fio is None:
@@ -64,22 +63,18 @@ def compare(
             f"file_bytes {file_bytes} is less than depth times block_bytes, {block * depth}; give more"
         )
     size = file_bytes // block * block
-    check_folder(folder, 2 * size)
+    check_folder(folder, size)
     rng = np.random.default_rng(0)
     ours: list[float] = []
     theirs: list[float] = []
-    with (
-        tempfile.TemporaryDirectory(dir=folder, prefix=".against-fio-") as own,
-        DataFile(folder, size) as file,
-    ):
+    with DataFile(folder, size) as file:
         if not file.direct:
             raise InputError(
                 f"folder {folder} refuses O_DIRECT, which is compared here; name one on another disk"
             )
         file.fill(rng, step_bytes=block, least_bytes=size, told=lambda _: True)
         stream = Stream.random(file, block, depth, rng)
-        named = Path(own) / "data"
-        _write(named, size, block, rng)
+        named = f"/proc/{os.getpid()}/fd/{file.fd}"
         command = [
             *(fio, "--name=reads", f"--filename={named}", f"--size={size}", f"--bs={block}"),
             *("--rw=randread", "--direct=1", "--time_based", f"--runtime={seconds}"),
@@ -117,12 +112,6 @@ def compare(
 def _ours(stream: Stream, seconds: float, buffers: Buffers) -> float:
     """Read with ``buffers`` that are new each time, as fio's are."""
     return keep_busy([stream], seconds, buffers)[0].bytes_per_s
-
-
-def _write(path: Path, size: int, block: int, rng: np.random.Generator) -> None:
-    with path.open("wb") as file:
-        for _ in range(size // block):
-            file.write(rng.integers(0, 2**64, block // 8, np.uint64).tobytes())
 
 
 def _fio(command: list[str], huge_pages: bool) -> float:

@@ -21,7 +21,7 @@ _RAMP_S = 1
 """iperf3 -O takes whole seconds."""
 
 
-def compare(*, runs: int = 11, streams: int = 4, seconds: float = 2.0) -> dict[str, object]:
+def compare(*, runs: int = 31, streams: int = 4, seconds: float = 1.0) -> dict[str, object]:
     """Return the ratio of the median rates as "network_over_iperf3", and the rates of all runs.
 
     ``seconds``: what counts of a run, in whole seconds for both, after a ramp of 1 s. Only 127.0.0.1 is

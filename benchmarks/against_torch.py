@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CPU_SIZE, GPU_SIZE = 2048, 8192
 COPY_BYTES = 2**28
+_LONGEST_S = 0.25
+"""Of one product: slower arithmetic gets smaller ones, or a shared core's load changes within a pair."""
 
 
 def bare_rate(dtype: torch.dtype, size: int, device: torch.device) -> Callable[[], float]:
@@ -42,7 +44,15 @@ def bare_rate(dtype: torch.dtype, size: int, device: torch.device) -> Callable[[
     return once
 
 
-def compare(*, device: str = "auto", runs: int = 5) -> dict[str, float]:
+def side(dtype: torch.dtype, size: int, device: torch.device) -> int:
+    """Return ``size``, halved until the bare loop takes no longer than :data:`_LONGEST_S` a product."""
+    rate = bare_rate(dtype, 512, device)()
+    while size > 512 and 2.0 * size**3 / rate > _LONGEST_S:
+        size //= 2
+    return size
+
+
+def compare(*, device: str = "auto", runs: int = 11) -> dict[str, float]:
     """Return our products' rate over a bare loop's, ratios of medians of ``runs`` taken in turn.
 
     ``gemm_over_torch`` is the one farthest from 1, of those of each kind of arithmetic. On a GPU also
@@ -54,11 +64,11 @@ def compare(*, device: str = "auto", runs: int = 5) -> dict[str, float]:
 
     chosen = pick_device(device)
     on_gpu = chosen.type == "cuda"
-    size = GPU_SIZE if on_gpu else CPU_SIZE
     ratios: dict[str, float] = {}
     found: dict[str, float] = {}
     for kind in kinds(chosen)[0]:
         if kind.name == "bf16" or (kind.name == "fp32" and not on_gpu):
+            size = side(kind.dtype, GPU_SIZE if on_gpu else CPU_SIZE, chosen)
             ours = square_rate(kind, size, chosen)
             bare = bare_rate(kind.dtype, size, chosen)
             with exact_fp32():
@@ -75,7 +85,7 @@ def compare(*, device: str = "auto", runs: int = 5) -> dict[str, float]:
 
 
 def main() -> None:
-    found = compare(runs=11)
+    found = compare()
     for name, value in found.items():
         print(f"{name:32} {value:.4g}")
     print(json.dumps(found))
