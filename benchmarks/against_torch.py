@@ -44,8 +44,11 @@ def bare_rate(dtype: torch.dtype, size: int, device: torch.device) -> Callable[[
     return once
 
 
-def side(dtype: torch.dtype, size: int, device: torch.device) -> int:
-    """Return ``size``, halved until the bare loop takes no longer than :data:`_LONGEST_S` a product."""
+def side(dtype: torch.dtype, device: torch.device) -> int:
+    """Return the size to compare: on a CPU halved until a product takes at most :data:`_LONGEST_S`."""
+    if device.type == "cuda":
+        return GPU_SIZE
+    size = CPU_SIZE
     rate = bare_rate(dtype, 512, device)()
     while size > 512 and 2.0 * size**3 / rate > _LONGEST_S:
         size //= 2
@@ -68,7 +71,7 @@ def compare(*, device: str = "auto", runs: int = 11) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind in kinds(chosen)[0]:
         if kind.name == "bf16" or (kind.name == "fp32" and not on_gpu):
-            size = side(kind.dtype, GPU_SIZE if on_gpu else CPU_SIZE, chosen)
+            size = side(kind.dtype, chosen)
             ours = square_rate(kind, size, chosen)
             bare = bare_rate(kind.dtype, size, chosen)
             with exact_fp32():
