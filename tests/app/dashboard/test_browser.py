@@ -101,6 +101,15 @@ def settled(page: Page) -> None:
         quiet, before = (quiet + 1 if rests else 0), now
 
 
+def drawn(page: Page) -> int:
+    """Wait until every plot that the script asked for is drawn, which is after it has run: the browser
+    first fetches Plotly. Return how many there are.
+    """
+    asked, plots = page.locator('[data-testid="stPlotlyChart"]'), page.locator(".js-plotly-plot")
+    expect(plots).to_have_count(asked.count(), timeout=30_000)
+    return plots.count()
+
+
 def open_(page: Page, url: str) -> None:
     page.goto(url)
     settled(page)
@@ -180,15 +189,18 @@ def test_each_page_is_whole(
     problems = watched(page)
     open_(page, f"{address}/{'' if name == 'plan' else name}")
     expect(page.locator('[data-testid="stException"]')).to_have_count(0)
+    if name not in ("simulate", "deploy"):
+        expect(page.locator('[data-testid="stPlotlyChart"]').first).to_be_visible(timeout=30_000)
+    drawn(page)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
     main = page.locator('[data-testid="stMain"]')
     height = int(main.evaluate("found => found.scrollHeight"))
     page.set_viewport_size({"width": size["width"], "height": min(height + 60, 6000)})
     page.wait_for_timeout(1200)
+    plots = drawn(page)
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"{name}-{size['width']}-{theme}.png")
     overlapping = page.evaluate(OVERLAPS)
-    plots = page.locator(".js-plotly-plot").count()
     context.close()
     assert not problems, problems
     assert not overlapping, overlapping
