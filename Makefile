@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format docs benchmarks clean
+.PHONY: demo test test-exports format docs benchmarks clean
 
 demo: $(STAMP)
 	mkdir -p demo
@@ -15,11 +15,17 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 -m "not slow and not exports" --cov --cov-report=term:skip-covered
 	# compiled once, side by side, and not by every test at the same time
 	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 > /dev/null & \
 	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 --policy basic > /dev/null; wait
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow  # without counting lines, which triples their time
+	$(MAKE) test-exports
+
+# Each target's own software reads our files, in environments of its own (.venv-exports, at most 3 GB).
+test-exports: $(STAMP)
+	$(BIN)/python -m tests.export.environments.build
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m exports tests/export/accepted
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -15,6 +15,7 @@ import typer
 
 from app import interrupt
 from app.calibrate import calibrate_app
+from app.export import export_command, scenario_app
 from app.output import JsonOption, dump, emit, say
 from dualpath_model.errors import DualPathError, InputError
 
@@ -34,6 +35,8 @@ app.add_typer(calibrate_app, name="calibrate")
 app.add_typer(schedule_app, name="schedule")
 app.add_typer(llm_app, name="llm")
 app.add_typer(node_app, name="node")
+app.command("export")(export_command)
+app.add_typer(scenario_app, name="scenario")
 
 ConstantsOption = Annotated[
     str | None,
@@ -48,6 +51,16 @@ LayerwiseOption = Annotated[
 ]
 BatchTokensOption = Annotated[
     int, typer.Option(min=0, max=2**32, help="Most tokens of a forward batch; 0: no limit.")
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="See `dualpath schedule policies`; default: dualpath, or the scheduler file's."
+    ),
+]
+SchedulerOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Start from scheduler.json of `dualpath export scheduler`."),
 ]
 TOKEN_LIMIT = 8192  # of solvers.simulator.model.Switches, which is slow to import
 
@@ -99,7 +112,12 @@ def plan(
 
         show_plan(answer)
 
-    emit(json, lambda: planner.to_json(answer), show)
+    def data() -> object:
+        from solvers.deployment import plan_document
+
+        return plan_document(asked, answer)
+
+    emit(json, data, show)
 
 
 @app.command()
@@ -132,7 +150,8 @@ def assign(
 @app.command()
 def simulate(
     scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
-    policy: Annotated[str, typer.Option(help="See `dualpath schedule policies`.")] = "dualpath",
+    policy: PolicyOption = None,
+    scheduler: SchedulerOption = None,
     agents: Annotated[
         int | None,
         typer.Option(
@@ -179,6 +198,7 @@ def simulate(
     from app.results import check_folder, write_results
     from app.simulate import SAMPLE_S, read_constants, run_simulation
     from dualpath_model.scenario import load_scenario
+    from dualpath_model.scheduler.file import read_scheduler
     from solvers.simulator.model import Switches
 
     check_targets(json, None, None)
@@ -201,6 +221,7 @@ def simulate(
             constants=chosen,
             switches=Switches(layerwise=layerwise, token_limit=batch_tokens),
             tell=tell,
+            scheduler=None if scheduler is None else read_scheduler(scheduler),
         )
 
     def show() -> None:
@@ -532,7 +553,8 @@ def schedule_policies(json: JsonOption = None) -> None:
 @schedule_app.command("run")
 def schedule_run(
     scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
-    policy: Annotated[str, typer.Option(help="See `dualpath schedule policies`.")] = "dualpath",
+    policy: PolicyOption = None,
+    scheduler: SchedulerOption = None,
     agents: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sessions to run.")] = 200,
     rate: Annotated[
         float | None,
@@ -568,6 +590,7 @@ def schedule_run(
         policy,
         patience,
         log,
+        scheduler,
         agents=agents,
         rate_aps=rate,
         stop_s=seconds,

@@ -6,30 +6,41 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from app import interrupt
 from app.files import written_aside
 from dualpath_model.scenario import Scenario
+from dualpath_model.scheduler.file import read_scheduler
 from dualpath_model.scheduler.log import DecisionLog, Line, Replayed, replay
 from dualpath_model.scheduler.reference import Scheduler
 from solvers.driver import drive
-from solvers.scheduling import configure
+from solvers.scheduling import configure, from_file
 
 _EVERY = 20_000  # events between two words of progress
 
 
 def run_schedule(
-    scenario: Scenario, policy: str, patience: int, log: Path | None, **how: Any
+    scenario: Scenario,
+    policy: str | None,
+    patience: int,
+    log: Path | None,
+    scheduler: Path | None = None,
+    **how: Any,
 ) -> dict[str, Any]:
     """Drive the scheduler (``how``: see :func:`solvers.driver.drive`) and return what happened.
 
+    ``scheduler``: a scheduler file to start from, whose policy is taken where ``policy`` is None.
     ``log``: where to write the decision log, all of it or nothing. Raises InputError for an unknown
     policy, InfeasibleError where the scenario cannot be served.
     """
-    settings, nodes = configure(scenario, policy, patience)
+    if scheduler is None:
+        settings, nodes = configure(scenario, policy or "dualpath", patience)
+    else:
+        scenario, settings, nodes = from_file(scenario, read_scheduler(scheduler), policy)
+        settings = replace(settings, patience=patience)
     with contextlib.ExitStack() as stack:
         file = None if log is None else stack.enter_context(written_aside(log))
 

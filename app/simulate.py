@@ -12,6 +12,7 @@ from app.progress import Tell
 from dualpath_model import yaml_lines
 from dualpath_model.errors import InputError, unknown_name
 from dualpath_model.scenario import Scenario
+from dualpath_model.scheduler.file import SchedulerFile
 from solvers.simulator.capacity import interval
 from solvers.simulator.constants import Constants, fitted, of_scenario
 from solvers.simulator.experiments import Outcome, Simulated, execute
@@ -78,7 +79,7 @@ def agents_of(agents: int | None, rate_aps: float | None, seconds: float | None)
 
 def run_simulation(
     scenario: Scenario,
-    policy: str,
+    policy: str | None,
     *,
     agents: int | None,
     rate_aps: float | None,
@@ -90,6 +91,7 @@ def run_simulation(
     constants: Named,
     switches: Switches,
     tell: Tell,
+    scheduler: SchedulerFile | None = None,
 ) -> tuple[dict[str, Any], Outcome]:
     """Run ``replications`` simulations, ``seed`` and those that follow it.
 
@@ -121,6 +123,7 @@ def run_simulation(
                 constants=constants.constants,
                 switches=switches,
                 progress=progress,
+                scheduler=scheduler,
             )
         except KeyboardInterrupt:  # between two pieces of a run
             if first is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dualpath_model.errors import InputError
 from dualpath_model.paths import Key, Pool, Resource
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.events import NodeJoined, Settings
+from dualpath_model.scheduler.file import SchedulerFile
 from dualpath_model.scheduler.setup import (
     node_name,
     read_key,
@@ -32,6 +34,32 @@ def configure(
         locality=scenario.zones is not None,
     ).solve()
     return replace(settings, expected_split=solution.split), with_prices(scenario, solution)
+
+
+def from_file(
+    scenario: Scenario, file: SchedulerFile, policy: str | None = None
+) -> tuple[Scenario, Settings, tuple[NodeJoined, ...]]:
+    """Return what :func:`configure` does, from a scheduler file, and the scenario with its quota.
+
+    ``policy``: None takes the file's. Raises InputError if the file is of another cluster: its nodes,
+    their pools and engines must be those of the scenario.
+    """
+    of_scenario = {node.node: (node.pool, node.engines) for node in scheduler_nodes(scenario)}
+    of_file = {node.node: (node.pool, node.engines) for node in file.nodes}
+    for name in dict.fromkeys([*of_scenario, *of_file]):
+        if of_scenario.get(name) != of_file.get(name):
+            raise InputError(
+                f"scheduler file: nodes: {name} is {_engines(of_file.get(name))}, but "
+                f"{_engines(of_scenario.get(name))} in scenario '{scenario.name}'; export the scheduler "
+                f"from this scenario"
+            )
+    settings = file.settings if policy is None else replace(file.settings, policy=policy)
+    rules = replace(scenario.rules, quota_s=file.quota_s)
+    return replace(scenario, rules=rules), settings, file.nodes
+
+
+def _engines(found: tuple[str, tuple[str, ...]] | None) -> str:
+    return "not there" if found is None else f"a {found[0]} node of {len(found[1])} engines"
 
 
 def with_prices(scenario: Scenario, solution: linear.LinearSolution) -> tuple[NodeJoined, ...]:
@@ -61,7 +89,7 @@ def with_prices(scenario: Scenario, solution: linear.LinearSolution) -> tuple[No
                 prices=replace(
                     prices,
                     read_price=share(read_key(pool)),
-                    engine_price=sum(share(key) for key in mine if key.resource in _ENGINE),
+                    engine_price=sum((share(key) for key in mine if key.resource in _ENGINE), 0.0),
                     price=tuple(by_name.get(name, 0.0) for name in prices.resources),
                 ),
             ),

@@ -13,9 +13,10 @@ import psutil
 from dualpath_model.errors import InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
+from dualpath_model.scheduler.file import SchedulerFile
 from dualpath_model.scheduler.setup import node_name, transfer_costs
 from dualpath_model.workload import Workload
-from solvers.scheduling import configure
+from solvers.scheduling import configure, from_file
 from solvers.simulator import laws
 from solvers.simulator import state as arrays
 from solvers.simulator.arrivals import arrivals
@@ -107,7 +108,7 @@ class Outcome:
 
 def simulate(
     scenario: Scenario,
-    policy: str = "dualpath",
+    policy: str | None = None,
     *,
     agents: int = 200,
     rate_aps: float | None = None,
@@ -118,6 +119,7 @@ def simulate(
     switches: Switches | None = None,
     compiled: bool = True,
     progress: Progress | None = None,
+    scheduler: SchedulerFile | None = None,
 ) -> Simulated:
     """Run ``agents`` sessions of the scenario's workload and sum up; see :func:`execute`."""
     return execute(
@@ -132,12 +134,13 @@ def simulate(
         switches=switches,
         compiled=compiled,
         progress=progress,
+        scheduler=scheduler,
     ).summary
 
 
 def execute(
     scenario: Scenario,
-    policy: str = "dualpath",
+    policy: str | None = None,
     *,
     agents: int = 200,
     rate_aps: float | None = None,
@@ -150,6 +153,7 @@ def execute(
     compiled: bool = True,
     progress: Progress | None = None,
     hopeless: Callable[[Simulation], bool] | None = None,
+    scheduler: SchedulerFile | None = None,
 ) -> Outcome:
     """Run ``agents`` sessions of the scenario's workload, again in another order if it has fewer.
 
@@ -161,13 +165,18 @@ def execute(
     then; KeyboardInterrupt from it, or from Ctrl-C between two pieces, ends the run and keeps what is
     finished. ``hopeless``: asked at each sample, True stops the run.
 
+    ``scheduler``: a scheduler file to start from; ``policy`` None is then the file's, else "dualpath".
+
     Raises InputError for bad numbers, InfeasibleError where the scenario cannot be served.
     """
     _check(agents, until_s, warmup_s, sample_s)
     _check_memory(scenario.workload, agents)
     sessions, starts = arrivals(scenario.workload, agents, rate_aps, seed)
     traffic = traffic_of(scenario.workload, sessions, starts)
-    settings, nodes = configure(scenario, policy)
+    if scheduler is None:
+        settings, nodes = configure(scenario, policy or "dualpath")
+    else:
+        scenario, settings, nodes = from_file(scenario, scheduler, policy)
     run = prepare(
         scenario,
         settings,

@@ -1,0 +1,218 @@
+"""A bundle becomes a folder: README and derivations added, written aside, renamed; or compared."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualpath_model.errors import InputError
+from dualpath_model.export.plan_file import PlanFile
+from dualpath_model.export.quoting import code, json_text, markdown
+from dualpath_model.export.site import Site
+from dualpath_model.export.target import Asked, Bundle, Target
+
+MARK = "derivations.json"
+"""The file that tells an export's folder from any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A target's files for a plan, ready to be written. ``files``: text by path inside the folder."""
+
+    target: Target
+    version: str
+    bundle: Bundle
+    files: Mapping[str, str]
+    executable: frozenset[str]
+
+
+def export(
+    target: Target,
+    plan: PlanFile,
+    site: Site | None = None,
+    *,
+    version: str | None = None,
+    wraps: str | None = None,
+) -> Export:
+    """Make a target's files. The same plan, site and version give the same bytes.
+
+    Raises InputError for a version that is too old, and for values that the target cannot take.
+    """
+    asked = Asked(plan, site or Site(), target.checked_version(version), wraps)
+    bundle = target.build(asked)
+    files = {file.name: file.text for file in bundle.files}
+    files[MARK] = json_text(_derivations(target, asked, bundle))
+    files["README.md"] = _readme(target, asked, bundle)
+    executable = frozenset(file.name for file in bundle.files if file.executable)
+    return Export(target, asked.version, bundle, dict(sorted(files.items())), executable)
+
+
+def write(made: Export, out: Path, *, force: bool = False) -> None:
+    """Write the files into a new folder ``out``: all of them or none.
+
+    ``force``: an export's folder that is there is replaced. Raises InputError if ``out`` is a file, is a
+    folder already (without ``force``) or one that is no export, or cannot be written.
+    """
+    _check(out, force)
+    out = Path(os.path.abspath(out))  # noqa: PTH100  # a symbolic link stays what it is
+    try:
+        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:50]}."))
+    except OSError as error:
+        raise _refused(out, error) from None
+    try:
+        new = aside / "new"
+        new.mkdir()
+        for name, text in made.files.items():
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            if name in made.executable:
+                path.chmod(path.stat().st_mode | 0o111)
+        if out.is_dir():
+            out.rename(aside / "old")
+            try:
+                new.rename(out)
+            except OSError:
+                (aside / "old").rename(out)
+                raise
+        else:
+            new.rename(out)
+    except OSError as error:
+        raise _refused(out, error) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def diff(made: Export, out: Path) -> str:
+    """Return what writing would change in ``out``, as a unified diff; empty: nothing.
+
+    Raises InputError if ``out`` is not a folder.
+    """
+    if not out.is_dir():
+        what = "is a file" if out.exists() else "does not exist"
+        raise InputError(f"{out} {what}; --diff compares with a folder that an export wrote")
+    there = {
+        str(path.relative_to(out)): path.read_text(encoding="utf-8", errors="replace")
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+    lines: list[str] = []
+    for name in sorted(there.keys() | made.files.keys()):
+        old, new = there.get(name), made.files.get(name)
+        lines += difflib.unified_diff(
+            (old or "").splitlines(keepends=True),
+            (new or "").splitlines(keepends=True),
+            "/dev/null" if old is None else f"a/{name}",
+            "/dev/null" if new is None else f"b/{name}",
+        )
+    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+
+
+def _check(out: Path, force: bool) -> None:
+    try:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is a file; give --out the name of a new folder")
+        if not out.parent.is_dir():
+            raise InputError(f"{out}: the folder {out.parent} does not exist; make it first")
+        if not out.is_dir():
+            return
+        if any(out.iterdir()) and not (out / MARK).is_file():
+            raise InputError(
+                f"{out} is a folder that no export wrote (it has no {MARK}); give another name"
+            )
+        if not force:
+            raise InputError(
+                f"{out} is there already; --force replaces it, --diff shows what would change"
+            )
+    except OSError as error:
+        raise _refused(out, error) from None
+
+
+def _refused(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written ({error.strerror}); choose another folder")
+
+
+def _derivations(target: Target, asked: Asked, bundle: Bundle) -> dict[str, Any]:
+    return {
+        "target": target.name,
+        "target_version": asked.version,
+        "scenario": asked.plan.scenario,
+        "files": {
+            file.name: {
+                pointer: {
+                    "value": value.value,
+                    "unit": value.unit,
+                    "origin": value.origin,
+                    "how": value.how,
+                    "inputs": dict(value.inputs),
+                }
+                for pointer, value in file.values.items()
+            }
+            for file in sorted(bundle.files, key=lambda file: file.name)
+        },
+    }
+
+
+def _readme(target: Target, asked: Asked, bundle: Bundle) -> str:
+    plan = asked.plan
+    lines = [
+        f"# {target.software} {markdown(asked.version)}: files from plan {markdown(plan.scenario)}",
+        "",
+        f"{target.about} Made by `dualpath export {target.name}` from a plan of "
+        f"{plan.prefill_nodes} prefill and {plan.decode_nodes} decode nodes that serves "
+        f"{plan.throughput_requests_per_s:.4g} requests/s of {markdown(plan.llm)} "
+        f"({plan.speedup_over_basic:.2f}x Basic; {plan.bottleneck} limits). Made again from the same "
+        f"plan it is the same, byte for byte; `--diff` shows what another plan would change.",
+        "",
+        "## Files",
+        "",
+        "| file | what it is |",
+        "|---|---|",
+        *(f"| {code(file.name)} | {file.about} |" for file in bundle.files),
+        f"| `{MARK}` | for each value of each file: unit, formula, inputs |",
+        "",
+        "## What these files leave out of the plan",
+        "",
+    ]
+    if bundle.dropped:
+        lines += ["| left out | why | estimated effect |", "|---|---|---|"]
+        lines += [
+            f"| {markdown(d.what)} | {markdown(d.why)} | {markdown(d.effect)} |"
+            for d in bundle.dropped
+        ]
+    else:
+        lines += ["Nothing."]
+    if bundle.notes:
+        lines += ["", "## Notes", "", *(f"- {markdown(note)}" for note in bundle.notes)]
+    assumed = sorted(
+        {
+            (value.how.split(",")[0], str(value.value))
+            for file in bundle.files
+            for value in file.values.values()
+            if value.origin == "site" and "assumed" in value.how
+        }
+    )
+    if assumed:
+        lines += [
+            "",
+            "## Assumed of your site",
+            "",
+            "Put what differs into a YAML file and export again with `--site FILE`.",
+            "",
+            "| field | assumed |",
+            "|---|---|",
+            *(f"| {code(field)} | {code(value)} |" for field, value in assumed),
+        ]
+    for title, steps in (
+        ("Apply", target.apply),
+        ("Check that it took effect", target.check),
+        ("Roll back", target.roll_back),
+    ):
+        lines += ["", f"## {title}", "", *(f"{n}. {step}" for n, step in enumerate(steps, start=1))]
+    return "\n".join(lines) + "\n"

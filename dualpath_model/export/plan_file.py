@@ -1,0 +1,130 @@
+"""A plan file in: what ``dualpath plan --json`` wrote, checked before anything is made from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dualpath_model.deployment import DEPLOYMENT_VERSION, Deployment
+from dualpath_model.errors import InfeasibleError, InputError
+from dualpath_model.parameters import SchedulerParameters
+
+PLAN_VERSION = 1
+"""The newest plan that is understood; ``solvers.planner`` writes this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """What limits."""
+
+    pool: str
+    resource: str
+    direction: str
+
+    def __str__(self) -> str:
+        """Print as people say it: "prefill snic in"."""
+        return f"{self.pool} {self.resource} {self.direction}"
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """One capacity of one node (None: of the cluster) under Basic and under the plan."""
+
+    pool: str
+    node: int | None
+    resource: str
+    direction: str
+    capacity: float
+    basic: float
+    dual_path: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """The parts of a plan that exporters use; names and units as in ``dualpath plan --json``."""
+
+    version: int
+    scenario: str
+    llm: str
+    kv_dtype: str
+    prefill_nodes: int
+    decode_nodes: int
+    split: float
+    throughput_requests_per_s: float
+    throughput_basic_requests_per_s: float
+    throughput_oracle_requests_per_s: float | None
+    speedup_over_basic: float
+    bottleneck: Bottleneck
+    bottleneck_basic: Bottleneck
+    utilisation: tuple[Used, ...]
+    scheduler_parameters: SchedulerParameters
+    deployment: Deployment
+    notes: tuple[str, ...] = ()
+
+
+def parse_plan(data: Any, file: str = "plan") -> PlanFile:
+    """Check plan data (:func:`solvers.deployment.plan_document`, or its JSON read back).
+
+    Raises InputError, one sentence that begins with ``file``, for a newer version, a plan without its
+    ``deployment`` and whatever is missing or of a wrong type; InfeasibleError for a plan that serves
+    nothing.
+    """
+    if not isinstance(data, dict) or "scheduler_parameters" not in data:
+        raise InputError(
+            f"{file}: is not a plan (no 'scheduler_parameters'); give a file that "
+            f"`dualpath plan SCENARIO --json FILE` wrote, or a scenario"
+        )
+    _check_version(file, "version", data.get("version"), PLAN_VERSION)
+    deployment = data.get("deployment")
+    if not isinstance(deployment, dict):
+        raise InputError(
+            f"{file}: deployment is missing, so the plan is of before there were exports; make it again "
+            f"with `dualpath plan SCENARIO --json FILE`"
+        )
+    _check_version(file, "deployment.version", deployment.get("version"), DEPLOYMENT_VERSION)
+    rate = data.get("throughput_requests_per_s")
+    if isinstance(rate, int | float) and not rate > 0:
+        raise InfeasibleError(
+            f"{file}: throughput_requests_per_s is {rate}, so this plan serves nothing and there is "
+            f"nothing to deploy; change the scenario until `dualpath plan` has an answer"
+        )
+    try:
+        return _adapter().validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{file}: {where}: {first['msg'].lower()}, but it is {first['input']!r:.80}; make the plan "
+            f"again with `dualpath plan SCENARIO --json FILE`"
+        ) from None
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Read a plan file. Raises as :func:`parse_plan`, and InputError for what is no JSON file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a plan file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        raise InputError(f"{path}: is not JSON; give what `dualpath plan --json` wrote") from None
+    return parse_plan(data, str(path))
+
+
+def _check_version(file: str, field: str, found: object, newest: int) -> None:
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise InputError(f"{file}: {field} is {found!r}; it must be a whole number from 1")
+    if found > newest:
+        raise InputError(
+            f"{file}: {field} is {found}, but this dualpath knows plans up to {newest}; update "
+            f"dualpath, or make the plan with this one"
+        )
+
+
+@cache
+def _adapter() -> TypeAdapter[PlanFile]:
+    return TypeAdapter(PlanFile)

@@ -1,0 +1,127 @@
+"""What a target is: the software that takes the files, and a function that makes them from a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from packaging.version import InvalidVersion, Version
+
+from dualpath_model.deployment import Deployment
+from dualpath_model.errors import InputError
+from dualpath_model.export.documents import File
+from dualpath_model.export.plan_file import PlanFile
+from dualpath_model.export.site import Site
+from dualpath_model.export.values import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Something of the plan that the target cannot express, why, and what that costs."""
+
+    what: str
+    why: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The files of an export, what they leave out, and what an operator should know."""
+
+    files: tuple[File, ...]
+    dropped: tuple[Dropped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a target is asked to make files of. ``version``: of its software; ``wraps``: name of the
+    target whose files it wraps (kubernetes), else None.
+    """
+
+    plan: PlanFile
+    site: Site
+    version: str
+    wraps: str | None = None
+
+    @property
+    def deployment(self) -> Deployment:
+        """The plan's deployment."""
+        return self.plan.deployment
+
+    def since(self, first: str) -> bool:
+        """Tell whether the target's version is ``first`` or newer."""
+        return Version(self.version) >= Version(first)
+
+    def gated(
+        self, document: Mapping[str, Document], since: Mapping[str, str]
+    ) -> tuple[dict[str, Document], tuple[str, ...]]:
+        """Return the document without the keys that this version lacks, and a note for each left out.
+
+        ``since``: the first version that has a key; keys not named there are in every version.
+        """
+        lacking = [key for key in document if key in since and not self.since(since[key])]
+        notes = tuple(
+            f"{key} is left out: it came with version {since[key]}, these files are for {self.version}"
+            for key in lacking
+        )
+        return {key: part for key, part in document.items() if key not in lacking}, notes
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of deployment. One module of ``export/targets`` has one, named ``TARGET``.
+
+    ``versions``: of the software, oldest first, against which fields were checked; the last is the
+    default. A version between or after them is taken too. ``parser``: what reads the files in our tests.
+    ``apply``, ``check``, ``roll_back``: steps for an operator, Markdown sentences.
+    """
+
+    name: str
+    software: str
+    about: str
+    versions: tuple[str, ...]
+    expresses: tuple[str, ...]
+    cannot: tuple[str, ...]
+    parser: str
+    apply: tuple[str, ...]
+    check: tuple[str, ...]
+    roll_back: tuple[str, ...]
+    build: Callable[[Asked], Bundle] = field(repr=False)
+    wraps: bool = False
+    """Whether it takes the files of another target."""
+
+    @property
+    def default_version(self) -> str:
+        """The version that files are made for unless another is named."""
+        return self.versions[-1]
+
+    def checked_version(self, given: str | None) -> str:
+        """Return the version to make files for. Raises InputError for none or one that is too old."""
+        if given is None:
+            return self.default_version
+        try:
+            found = Version(given)
+        except InvalidVersion:
+            raise InputError(
+                f"target version '{given}' is not a version; give one such as {self.default_version}"
+            ) from None
+        if found < Version(self.versions[0]):
+            raise InputError(
+                f"target version {given} of {self.name} is older than {self.versions[0]}, the oldest "
+                f"whose fields are known; take {self.versions[0]} or newer"
+            )
+        return given
+
+
+def no_decode_reads(plan: PlanFile, because: str) -> Dropped:
+    """Return the entry for a target that cannot read through the decode nodes."""
+    return Dropped(
+        what=f"split x = {plan.split:.3f}: reads through the decode nodes",
+        why=because,
+        effect=(
+            f"without a decode-side read path the plan's {plan.speedup_over_basic:.2f}x over Basic is "
+            f"1.00x: {plan.throughput_basic_requests_per_s:.4g} instead of "
+            f"{plan.throughput_requests_per_s:.4g} requests/s"
+        ),
+    )

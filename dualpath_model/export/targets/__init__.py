@@ -1,0 +1,1 @@
+"""One module a target; :mod:`dualpath_model.export.registry` finds them."""
