@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
+import orjson
 import streamlit as st
 
 from app import plan_view as view
@@ -16,7 +19,9 @@ from app.dashboard.question import Question
 from app.output import dump
 from app.page import layout
 from dualpath_model import yaml_lines
-from solvers import planner
+from dualpath_model.errors import DualPathError
+from dualpath_model.export import Export, all_targets, export, parse_plan, target_named
+from solvers.deployment import plan_document
 
 _PREVIEW = 4_000
 
@@ -37,7 +42,8 @@ _MEANINGS = """
 @dataclass(frozen=True)
 class Deliverable:
     """One file: its label, its name, what it is for, and how to make it. ``language``: of the preview,
-    None where it is not text.
+    None where it is not text. ``readme``: of a packed folder, shown below it; raises InputError where
+    the folder cannot be made.
     """
 
     label: str
@@ -46,6 +52,7 @@ class Deliverable:
     about: str
     content: Callable[[], bytes]
     language: str | None
+    readme: Callable[[], str] | None = None
 
 
 def render(asked: Question) -> None:
@@ -75,6 +82,11 @@ def render(asked: Question) -> None:
     )
     item = found[label]
     st.markdown(item.about)
+    try:
+        readme = None if item.readme is None else item.readme()
+    except DualPathError as error:  # a value that the target cannot take
+        st.error(plain(str(error)))
+        return
     content = None if item.language is None else item.content()
     st.download_button(
         f"Download {item.file_name}",
@@ -92,6 +104,9 @@ def render(asked: Question) -> None:
         st.code(text[:_PREVIEW], language=item.language)
         if len(text) > _PREVIEW:
             st.caption(f"The first {_PREVIEW:,} of {len(text):,} characters.")
+    if readme is not None:
+        with st.expander("README of the folder", expanded=True):
+            st.markdown(readme)
     if plan.notes:
         st.caption(plain("Notes: " + "; ".join(plan.notes)))
 
@@ -125,7 +140,7 @@ def _deliverables(asked: Question) -> list[Deliverable]:
             "application/json",
             "The whole plan, as `dualpath plan FILE --json FILE` writes it (without intervals); its "
             "schema is `dualpath schema plan`.",
-            lambda: dump(planner.to_json(answers.plan_of(asked))).encode(),
+            lambda: dump(_document(asked)).encode(),
             "json",
         ),
         Deliverable(
@@ -137,7 +152,50 @@ def _deliverables(asked: Question) -> list[Deliverable]:
             lambda: _report(asked),
             None,
         ),
+        *(
+            Deliverable(
+                f"For {target.software} (zip)",
+                f"{stem}-{name}.zip",
+                "application/zip",
+                f"{target.about} With a README that says how to apply them and what they leave out: "
+                f"`dualpath export {name} FILE --out DIR`.",
+                partial(_packed, asked, name),
+                None,
+                partial(_readme, asked, name),
+            )
+            for name, target in all_targets().items()
+            if not target.wraps
+        ),
     ]
+
+
+@lru_cache(8)
+def _document(asked: Question) -> dict[str, Any]:
+    """Return the plan as ``dualpath plan --json`` writes it."""
+    return plan_document(answers.scenario_of(asked), answers.plan_of(asked))
+
+
+@lru_cache(32)
+def _export(asked: Question, name: str) -> Export:
+    """Return the files of an export target. Raises InputError for values that it cannot take."""
+    return export(target_named(name), parse_plan(orjson.loads(dump(_document(asked)))))
+
+
+def _readme(asked: Question, name: str) -> str:
+    return _export(asked, name).files["README.md"]
+
+
+def _packed(asked: Question, name: str) -> bytes:
+    """Return an export's files in a zip: the same plan gives the same bytes."""
+    made = _export(asked, name)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, text in made.files.items():
+            entry = zipfile.ZipInfo(f"{name}/{file}")  # of 1980, not of now
+            entry.external_attr = (0o755 if file in made.executable else 0o644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, text)
+    return packed.getvalue()
 
 
 @lru_cache(32)

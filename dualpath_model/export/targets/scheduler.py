@@ -12,7 +12,7 @@ from dualpath_model.export.quoting import json_text
 from dualpath_model.export.target import Asked, Bundle, Target
 from dualpath_model.export.values import Document, Value, derived, fixed
 from dualpath_model.parameters import NodeParameters, SchedulerParameters
-from dualpath_model.scheduler.events import NodeJoined, Settings
+from dualpath_model.scheduler.events import NodeJoined
 from dualpath_model.scheduler.file import FILE_VERSION, FORMAT, json_schema
 from dualpath_model.scheduler.policies import policy_named
 
@@ -164,8 +164,6 @@ def _position(node: NodeJoined) -> int:
 def _listed(part: Any) -> Any:
     return list(part) if isinstance(part, tuple) else part
 
-
-assert set(_SETTINGS) == set(Settings.__dataclass_fields__)
 
 TARGET = Target(
     name="scheduler",

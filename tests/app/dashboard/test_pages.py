@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import orjson
 import pytest
 from plotly import graph_objects
 from streamlit.testing.v1 import AppTest
@@ -15,9 +18,12 @@ from app.dashboard import answers, frames, session
 from app.dashboard.jobs import Job, Stage
 from app.dashboard.question import Question
 from app.dashboard.uploads import Kind, keep
-from app.dashboard.views import simulate
+from app.dashboard.views import deploy, simulate
 from app.examples import example_names
+from app.output import dump
 from dualpath_model.errors import InputError
+from dualpath_model.export import export, parse_plan, target_named
+from solvers.deployment import plan_document
 from tests.conftest import ROOT
 
 TRACED = "recorded-sessions"
@@ -262,6 +268,21 @@ def test_the_deploy_page_previews_each_file() -> None:
     plan = answers.plan_of(Question(session.DEFAULT))
     page.selectbox(key="deploy.file").set_value("Plan (JSON)").run()
     assert f'"split": {plan.split!r}'[:15] in page.code[0].value
+
+
+def test_the_deploy_page_offers_what_the_command_line_exports() -> None:
+    asked = Question(session.DEFAULT)
+    page = opened("deploy", deploy__file="For dualpath reference scheduler (zip)")
+    fine(page)
+    readme = next(e for e in page.expander if e.label == "README of the folder")
+    assert "Roll back" in readme.markdown[0].value
+    with zipfile.ZipFile(io.BytesIO(deploy._packed(asked, "scheduler"))) as packed:
+        found = {name.removeprefix("scheduler/"): packed.read(name) for name in packed.namelist()}
+    plan = parse_plan(
+        orjson.loads(dump(plan_document(answers.scenario_of(asked), answers.plan_of(asked))))
+    )
+    again = export(target_named("scheduler"), plan).files
+    assert found == {name: text.encode() for name, text in again.items()}
 
 
 def test_files_are_made_only_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,222 @@
+"""What holds for every target, also the one that is added tomorrow."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dualpath_model.errors import InputError
+from dualpath_model.export import Export, Site, all_targets, export, parse_plan, target_named, write
+from tests.conftest import ROOT
+from tests.export.plans import made, plan_data
+
+TARGETS = sorted(all_targets())
+EXAMPLES = ("deepseek-660b-2p4d", "heterogeneous", "qwen-32b-1p2d", "recorded-sessions")
+EXPECTED = {
+    "dynamo",
+    "grafana",
+    "kubernetes",
+    "llm-d",
+    "lmcache",
+    "mooncake",
+    "opensm",
+    "prometheus",
+    "roce",
+    "scheduler",
+    "sglang",
+    "vllm",
+}
+
+
+def wrapped(target: str) -> dict[str, str]:
+    return {"wraps": "vllm"} if target_named(target).wraps else {}
+
+
+def test_all_targets_are_there() -> None:
+    assert set(TARGETS) == EXPECTED
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_files_are_well_formed_and_listed(target: str, name: str) -> None:
+    found = made(target, name, **wrapped(target))
+    _check_files(found)
+    readme = found.files["README.md"]
+    for file in found.files:
+        assert file == "README.md" or f"`{file}`" in readme
+    for dropped in found.bundle.dropped:
+        assert dropped.what, dropped
+        assert dropped.why, dropped
+        assert dropped.effect, dropped
+    derivations = json.loads(found.files["derivations.json"])
+    for file, values in derivations["files"].items():
+        for pointer, value in values.items():
+            assert value["how"], (file, pointer)
+        if not values or not file.endswith((".json", ".yaml", ".yml")):
+            continue
+        documents = _parsed(file, found.files[file])
+        document = documents[0] if len(documents) == 1 else documents
+        if f"/{len(documents) - 1}" in {"/" + p.split("/")[1] for p in values}:
+            document = documents
+        for pointer, value in values.items():
+            assert _at(document, pointer) == value["value"], (file, pointer)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_same_plan_gives_the_same_bytes(target: str, tmp_path: Path) -> None:
+    """Also in another process, whose sets and hashes are in another order."""
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(plan_data()))
+    out = tmp_path / "out"
+    more = [word for key, value in wrapped(target).items() for word in (f"--{key[:4]}", value)]
+    command = [sys.executable, "-m", "app.cli", "export", target, str(plan), "--out", str(out)]
+    subprocess.run(
+        [*command, *more],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
+    )
+    here = made(target, **wrapped(target)).files
+    there = {
+        str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()
+    }
+    assert there == {name: text.encode() for name, text in here.items()}
+    year = re.compile(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]")
+    assert not [name for name, text in here.items() if year.search(text)]
+
+
+NASTY = st.sampled_from(
+    [
+        "$(>canary)",
+        "`>canary`",
+        "'; >canary; '",
+        '"; >canary; "',
+        "a: b # c",
+        "- {x: 1}",
+        "{{ .Values.x }} ${HOME} %d",
+        "back\\slash \\u0041 \\",
+        "| table ] ( [link](x) <b>",
+        "é 𝒳 \u2028",
+    ]
+)
+_LINES = st.sampled_from(["two\nlines: x", "\r\n", "\x1b[2J", "\t", "end\n---\n"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@given(name=NASTY | _LINES, node=NASTY | _LINES, site=NASTY)
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_name_escapes_its_quotes(
+    target: str, tmp_path: Path, name: str, node: str, site: str
+) -> None:
+    """Names of scenario, LLM and nodes (a plan file may hold anything) and everything of the site: all
+    files stay well formed, hold the same keys, and no script does anything but name its commands.
+    """
+    data: Any = copy.deepcopy(plan_data())
+    data["scenario"] = data["llm"] = data["deployment"]["llm"]["name"] = name
+    for kind in data["deployment"]["kinds"]:
+        kind["name"] = kind["gpu"] = node
+    place = Site.model_validate(
+        {
+            "hosts": {"prefill": site + "{index}", "decode": site + "{index}"},
+            "model": site,
+            "store": site,
+            "image": site,
+            "compute_devices": [site],
+            "compute_interfaces": [site],
+            "storage_interfaces": [site],
+        }
+    )
+    try:
+        found = export(target_named(target), parse_plan(data), place, **wrapped(target))
+    except InputError as error:  # a target may refuse what it cannot hold, in one sentence
+        assert len(str(error).splitlines()) == 1
+        return
+    _check_files(found)
+    for file, text in found.files.items():
+        if file.endswith((".sh", ".env")):
+            _runs_nothing(text, tmp_path)
+
+
+def _runs_nothing(text: str, folder: Path) -> None:
+    """Let bash expand every line with no program to be found: nothing may be written."""
+    script = folder / "script"
+    script.write_text("command_not_found_handle() { return 0; }\nset +e\n" + text, encoding="utf-8")
+    environment = {"PATH": str(folder / "nothing"), "HOME": str(folder)}
+    subprocess.run(
+        ["/bin/bash", str(script)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        timeout=20,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    script.unlink()
+    assert not list(folder.iterdir())
+
+
+def _check_files(found: Export) -> None:
+    for name, text in found.files.items():
+        assert text.endswith("\n"), name
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f]", text), name
+        _parsed(name, text)
+        if name.endswith((".sh", ".env")):
+            done = subprocess.run(
+                ["bash", "-n"], input=text.encode(), capture_output=True, check=False
+            )
+            assert done.returncode == 0, (name, done.stderr.decode())
+
+
+def _parsed(name: str, text: str) -> list[Any]:
+    if name.endswith(".json"):
+        return [json.loads(text, parse_constant=pytest.fail)]
+    if name.endswith((".yaml", ".yml")):
+        return list(yaml.safe_load_all(text))
+    return []
+
+
+def _at(document: Any, pointer: str) -> Any:
+    found = document
+    for part in pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    return found
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_versions(target: str) -> None:
+    kind = target_named(target)
+    assert kind.default_version == kind.versions[-1]
+    for version in kind.versions:
+        found = export(kind, parse_plan(plan_data()), version=version, **wrapped(target))
+        assert version in found.files["README.md"].splitlines()[0].replace("\\", "")
+    with pytest.raises(InputError, match="is older than"):
+        kind.checked_version("0.0.0.1")
+    with pytest.raises(InputError, match="is not a version"):
+        kind.checked_version("newest")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_operator_is_told_what_to_do(target: str, tmp_path: Path) -> None:
+    kind = target_named(target)
+    for steps in (kind.apply, kind.check, kind.roll_back, kind.expresses):
+        assert steps
+        assert all(step.strip() for step in steps)
+    write(made(target, **wrapped(target)), tmp_path / "out")
+    scripts = {path.name for path in (tmp_path / "out").rglob("*.sh")}
+    runnable = {p.name for p in (tmp_path / "out").rglob("*.sh") if os.access(p, os.X_OK)}
+    assert scripts == runnable

@@ -1,0 +1,93 @@
+"""Folders are written whole or not at all, replaced only on request, and compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dualpath_model.errors import InputError
+from dualpath_model.export import diff, folder, write
+from tests.export.plans import made
+
+
+def test_every_value_says_where_it_comes_from() -> None:
+    files = made("scheduler").files
+    derivations = json.loads(files["derivations.json"])["files"]["scheduler.json"]
+    alpha = derivations["/nodes/0/limits/alpha_tokens"]
+    assert alpha["unit"] == "tokens"
+    inputs = alpha["inputs"]
+    found = inputs["alpha_s"] * inputs["storage_read_bytes_per_s"] / inputs["read_bytes_per_token"]
+    assert alpha["value"] == int(found)
+
+
+def test_a_folder_is_written_once(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(made("scheduler"), out)
+    assert {path.name for path in out.iterdir()} == set(made("scheduler").files)
+    with pytest.raises(InputError, match="is there already; --force replaces it"):
+        write(made("scheduler"), out)
+    (out / "left over").write_text("")
+    write(made("scheduler"), out, force=True)
+    assert not (out / "left over").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_nothing_is_replaced_that_no_export_wrote(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(InputError, match="a folder that no export wrote"):
+        write(made("scheduler"), tmp_path, force=True)
+    with pytest.raises(InputError, match="is a file; give --out the name of a new folder"):
+        write(made("scheduler"), tmp_path / "precious", force=True)
+    with pytest.raises(InputError, match="does not exist; make it first"):
+        write(made("scheduler"), tmp_path / "no" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    write(made("scheduler"), out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(self: Path, *_: object, **__: object) -> int:
+        if self.name == "scheduler.schema.json":  # after others are written
+            raise OSError(28, "No space left on device")
+        return write_text(self, *_, **__)  # type: ignore[arg-type]
+
+    write_text = Path.write_text
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError, match="cannot be written \\(No space left on device\\)"):
+        write(made("scheduler", "heterogeneous"), out, force=True)
+    with pytest.raises(InputError, match="No space left"):
+        write(made("scheduler"), tmp_path / "new")
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_difference_is_shown(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(made("scheduler"), out)
+    assert diff(made("scheduler"), out) == ""
+    (out / "scheduler.schema.json").unlink()
+    (out / "more.txt").write_text("not ours")
+    shown = diff(made("scheduler", "deepseek-660b-2p4d"), out)
+    assert "--- /dev/null\n+++ b/scheduler.schema.json" in shown
+    assert "--- a/more.txt\n+++ /dev/null\n@@ -1 +0,0 @@\n-not ours\n" in shown
+    other = diff(made("scheduler", "heterogeneous"), out)
+    assert '-  "split":' in other
+    assert '+  "split":' in other
+    with pytest.raises(InputError, match="does not exist; --diff compares with a folder"):
+        diff(made("scheduler"), tmp_path / "none")
+
+
+def test_symbolic_links_and_relative_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(made("scheduler"), Path("out"))
+    write(made("scheduler"), Path("./out/"), force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_mark_is_among_the_files() -> None:
+    assert folder.MARK in made("scheduler").files

@@ -1,0 +1,86 @@
+"""Plan files that are none, of another version, or cut: one sentence each."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dualpath_model.errors import DualPathError, InfeasibleError, InputError
+from dualpath_model.export import parse_plan, read_plan
+from dualpath_model.export import plan_file as module
+from solvers import planner
+from tests.export.plans import plan_data, plan_file
+
+
+def changed(**parts: Any) -> Any:
+    data = copy.deepcopy(plan_data())
+    for name, value in parts.items():
+        *way, last = name.split("__")
+        place = data
+        for key in way:
+            place = place[key]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return data
+
+
+def test_the_newest_plan_is_understood() -> None:
+    assert module.PLAN_VERSION == planner.PLAN_VERSION
+    assert plan_file().throughput_requests_per_s == plan_data()["throughput_requests_per_s"]
+
+
+def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan_data()))
+    assert read_plan(path) == plan_file()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "words"),
+    [
+        (
+            changed(version=2),
+            InputError,
+            "version is 2, but this dualpath knows plans up to 1; update",
+        ),
+        (changed(version="1"), InputError, "version is '1'; it must be a whole number"),
+        (changed(deployment=None), InputError, "deployment is missing"),
+        (changed(deployment__version=9), InputError, "deployment.version is 9, but"),
+        (changed(throughput_requests_per_s=0.0), InfeasibleError, "serves nothing"),
+        (changed(throughput_requests_per_s=-1), InfeasibleError, "serves nothing"),
+        (changed(split="half"), InputError, "split: input should be a valid number"),
+        (
+            changed(deployment__llm__layers=None),
+            InputError,
+            "deployment.llm.layers: field required",
+        ),
+        (changed(scheduler_parameters=None), InputError, "is not a plan"),
+        ([], InputError, "is not a plan"),
+        ({"name": "a scenario"}, InputError, "is not a plan"),
+    ],
+    ids=range(11),
+)
+def test_other_data_is_refused_in_a_sentence(
+    data: Any, kind: type[DualPathError], words: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        parse_plan(data, "some.json")
+    assert str(caught.value).startswith("some.json: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 5000], ids=["cut", "bytes", "deep"])
+def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "plan.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is not JSON"):
+        read_plan(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_plan(tmp_path / "none.json")
