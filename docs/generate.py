@@ -17,6 +17,7 @@ from typing import Any
 
 from app import reproduction_view as view
 from calibration.importers import TOOLS
+from docs import generate_deploying
 from dualpath_model.catalog.efficiencies import efficiency_entries
 from dualpath_model.catalog.llms import llm_names, load_llm
 from dualpath_model.closed_form import BottleneckFree, of_loads, solve
@@ -373,6 +374,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "reproduction": reproduction_table,
     "effects": effect_table,
     "policy comparison": comparison_table,
+    "export targets": generate_deploying.target_table,
+    "export steps": generate_deploying.target_steps,
+    "imports": generate_deploying.importer_table,
+    "site fields": generate_deploying.site_table,
+    "worked example": generate_deploying.worked_example,
 }
 _PART = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
