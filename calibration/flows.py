@@ -25,8 +25,6 @@ _BURST = 10
 """Blocks sent to one stream before the others get their turn, as iperf3's unlimited sender has it; here
 in one system call, because Python takes microseconds for each.
 """
-_RECEIVED = 2
-"""Blocks received in one system call, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def receive_flow(socks: Sequence[socket.socket], plan: Plan) -> Arrived:
 
     Raises PeerError if the sender stops before the window ends.
     """
-    buffers = [bytearray(BLOCK_BYTES)] * _RECEIVED  # all in one place, as nobody reads them
+    buffer = bytearray(BLOCK_BYTES)
     count = 0
     window = Window(plan)
     alarm = time.perf_counter() + ANSWER_S
@@ -128,7 +126,7 @@ def receive_flow(socks: Sequence[socket.socket], plan: Plan) -> Arrived:
         while not window.over and selector.get_map():
             now = time.perf_counter()
             for key, _ in selector.select(max(0.0, min(window.due, alarm) - now)):
-                got = _received(key.data, buffers)
+                got = _received(key.data, buffer)
                 count += got or 0
                 if got:
                     alarm = now + ANSWER_S
@@ -144,10 +142,10 @@ def receive_flow(socks: Sequence[socket.socket], plan: Plan) -> Arrived:
     return window.found
 
 
-def _received(sock: socket.socket, buffers: Sequence[bytearray]) -> int | None:
+def _received(sock: socket.socket, buffer: bytearray) -> int | None:
     """Return how many bytes came: 0 at the end of the stream, None where there was nothing yet."""
     try:
-        return sock.recvmsg_into(buffers)[0]
+        return sock.recv_into(buffer)
     except BlockingIOError:
         return None
     except OSError:

@@ -1,4 +1,4 @@
-"""The generated parts of ``deploying.md``: targets, steps, importers, site fields, the worked example."""
+"""The generated parts of ``deploying.md``: targets, steps, importers, site fields, worked example."""
 
 from __future__ import annotations
 
