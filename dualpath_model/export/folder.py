@@ -192,7 +192,7 @@ def _readme(target: Target, asked: Asked, bundle: Bundle) -> str:
         lines += ["", "## Notes", "", *(f"- {markdown(note)}" for note in bundle.notes)]
     assumed = sorted(
         {
-            (value.how.split(",")[0], str(value.value))
+            value.how.split(",")[0]
             for file in bundle.files
             for value in file.values.values()
             if value.origin == "site" and "assumed" in value.how
@@ -207,7 +207,7 @@ def _readme(target: Target, asked: Asked, bundle: Bundle) -> str:
             "",
             "| field | assumed |",
             "|---|---|",
-            *(f"| {code(field)} | {code(value)} |" for field, value in assumed),
+            *(f"| {code(name)} | {_assumed(asked.site, name)} |" for name in assumed),
         ]
     for title, steps in (
         ("Apply", target.apply),
@@ -216,3 +216,11 @@ def _readme(target: Target, asked: Asked, bundle: Bundle) -> str:
     ):
         lines += ["", f"## {title}", "", *(f"{n}. {step}" for n, step in enumerate(steps, start=1))]
     return "\n".join(lines) + "\n"
+
+
+def _assumed(site: Site, name: str) -> str:
+    """Return a field's value in words; a field that has none is worked out from the plan."""
+    found: object = site
+    for part in name.split("."):
+        found = getattr(found, part)
+    return "as in the files" if found is None else code(found)
