@@ -20,6 +20,7 @@ def _one_word(text: str) -> str:
 
 Word = Annotated[str, Field(max_length=500), AfterValidator(_one_word)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Dscp = Annotated[int, Field(ge=1, le=63, strict=True)]
 
 
 class _Part(BaseModel):
@@ -31,6 +32,7 @@ class Hosts(_Part):
 
     prefill: Word | list[Word] = "prefill-{index}.example.internal"
     decode: Word | list[Word] = "decode-{index}.example.internal"
+    proxy: Word = "proxy.example.internal"
 
 
 class Ports(_Part):
@@ -43,6 +45,22 @@ class Ports(_Part):
     bootstrap: Port = Field(default=8998, description="SGLang's disaggregation bootstrap")
     proxy: Port = Field(default=8080, description="the router or proxy in front")
     side_channel: Port = Field(default=5600, description="NIXL's side channel")
+    lmcache_init: Port = Field(
+        default=7300, description="LMCache's receivers: connections; one more for each GPU"
+    )
+    lmcache_alloc: Port = Field(
+        default=7400, description="LMCache's receivers: room in the buffer; one more for each GPU"
+    )
+    lmcache_proxy: Port = Field(
+        default=7500, description="where the proxy hears from LMCache's senders"
+    )
+    rendezvous: Port = Field(
+        default=5000, description="where the nodes of one SGLang server find each other"
+    )
+    data_parallel: Port = Field(
+        default=13345, description="where the ranks of one vLLM expert-parallel group meet"
+    )
+    node_exporter: Port = Field(default=9100, description="Prometheus node_exporter")
 
 
 class Site(_Part):
@@ -68,6 +86,8 @@ class Site(_Part):
     mooncake_master: Word = "mooncake-master.example.internal:50051"
     mooncake_metadata: Word = "P2PHANDSHAKE"
     policy: Word = Field(default="dualpath", description="of the reference scheduler")
+    kv_dscp: Dscp = Field(default=26, description="RoCE: DSCP of KV-cache")
+    collective_dscp: Dscp = Field(default=10, description="RoCE: DSCP of collectives")
 
 
 def read_site(path: Path | None) -> Site:
