@@ -35,7 +35,8 @@ def tool(name: str, program: str) -> tuple[list[str], dict[str, str]]:
     root = folder_of(name) / "root"
     found = [root / place / program for place in ("usr/bin", "usr/sbin", "sbin", "bin")]
     path = next(path for path in found if path.exists())
-    libraries = ":".join(str(p) for p in (root / "usr/lib/x86_64-linux-gnu", root / "usr/lib"))
+    places = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib")
+    libraries = ":".join(str(root / place) for place in places)
     return [str(path)], {**os.environ, "LD_LIBRARY_PATH": libraries}
 
 
