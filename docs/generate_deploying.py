@@ -81,6 +81,8 @@ _EXAMPLE = (
     ("Files for vLLM.", None),
     (None, "dualpath export vllm plan.json --out deploy"),
     (None, "ls deploy"),
+    ("The proxy's table: the split, and the engines with their weights.", None),
+    (None, "head -12 deploy/routing.json"),
 )
 _MOST_LINES = 14
 

@@ -81,7 +81,7 @@ def command_file(
     values: dict[str, Value] = {}
     for number, (words, flags) in enumerate(commands):
         lines += [""] if number else []
-        lines += [f"# {flag}: {_origin(value)}" for flag, value in flags.items() if value]
+        lines += [f"# {one_line(flag)}: {_origin(value)}" for flag, value in flags.items() if value]
         parts = [" ".join(map(shell, words))]
         for flag, value in flags.items():
             prefix = f"/{number}/" if len(commands) > 1 else "/"

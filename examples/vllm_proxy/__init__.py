@@ -1,0 +1,1 @@
+"""A proxy in front of vLLM prefill and decode servers that routes hits by a plan; see README.md."""
