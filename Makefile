@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-exports format docs benchmarks clean
+.PHONY: demo test test-exports test-clusters format docs benchmarks clean
 
 demo: $(STAMP)
 	mkdir -p demo
@@ -15,12 +15,17 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 -m "not slow and not exports" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 -m "not slow and not exports and not clusters" --cov --cov-report=term:skip-covered
 	# compiled once, side by side, and not by every test at the same time
 	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 > /dev/null & \
 	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 --policy basic > /dev/null; wait
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow  # without counting lines, which triples their time
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not exports and not clusters"  # without counting lines, which triples their time
 	$(MAKE) test-exports
+
+# Studies on real Dask and Ray clusters of this machine, and with killed workers and drivers.
+test-clusters: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,calibration,dashboard,cluster]'
+	$(BIN)/python -m pytest -m clusters
 
 # Each target's own software reads our files, in environments of its own (.venv-exports, at most 3 GB).
 test-exports: $(STAMP)

@@ -46,7 +46,8 @@ def run_capacity(
         "in_transit": found.in_transit,
         "seed": seed,
         "tolerance": tolerance,
-        "layerwise": switches.layerwise,
+        "framework": scenario.serving.table.name,
+        "layerwise": switches.loads_layerwise(scenario.serving.table),
         "token_limit": switches.token_limit,
         "constants": constants.to_json(),
     }

@@ -16,7 +16,9 @@ import typer
 from app import interrupt
 from app.calibrate import calibrate_app
 from app.export import export_command, scenario_app
+from app.fleet import fleet_command
 from app.output import JsonOption, dump, emit, say
+from app.study import study_app, study_schema
 from dualpath_model.errors import DualPathError, InputError
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app.add_typer(llm_app, name="llm")
 app.add_typer(node_app, name="node")
 app.command("export")(export_command)
 app.add_typer(scenario_app, name="scenario")
+app.command("fleet")(fleet_command)
+app.add_typer(study_app, name="study")
 
 ConstantsOption = Annotated[
     str | None,
@@ -47,7 +51,11 @@ ConstantsOption = Annotated[
     ),
 ]
 LayerwiseOption = Annotated[
-    bool, typer.Option("--layerwise/--no-layerwise", help="Load layer by layer under compute.")
+    bool | None,
+    typer.Option(
+        "--layerwise/--no-layerwise",
+        help="Load layer by layer under compute; default: as the scenario's framework does.",
+    ),
 ]
 BatchTokensOption = Annotated[
     int, typer.Option(min=0, max=2**32, help="Most tokens of a forward batch; 0: no limit.")
@@ -86,6 +94,13 @@ def plan(
         Literal["auto", "highs", "cbc", "matrix"],
         typer.Option(help="LP: PuLP on HiGHS or CBC, a sparse matrix on HiGHS, or by size."),
     ] = "auto",
+    compare_frameworks: Annotated[
+        bool,
+        typer.Option(
+            "--compare-frameworks",
+            help="Put the paper and serving frameworks side by side instead.",
+        ),
+    ] = False,
 ) -> None:
     """Say what limits a cluster, how to split the reads, and what that gains."""
     from app.examples import find_scenario
@@ -95,6 +110,17 @@ def plan(
 
     check_targets(json, html, picture)
     asked = load_scenario(find_scenario(scenario))
+    if compare_frameworks:
+        if html is not None or picture is not None:
+            raise InputError(
+                "--compare-frameworks has no --html and no --picture; leave them out, or set "
+                "framework in the scenario and plan that one"
+            )
+        from app import compare
+
+        found = compare.compare(asked)
+        emit(json, lambda: compare.data(found), lambda: compare.show(found))
+        return
     answer = planner.plan(asked, backend=solver)
     if html is not None:
         from app.report import write_report
@@ -179,7 +205,7 @@ def simulate(
         int, typer.Option(min=1, max=1000, help="Runs, of this seed and those after it.")
     ] = 1,
     constants: ConstantsOption = None,
-    layerwise: LayerwiseOption = True,
+    layerwise: LayerwiseOption = None,
     batch_tokens: BatchTokensOption = TOKEN_LIMIT,
     out: Annotated[
         Path | None,
@@ -259,7 +285,7 @@ def capacity(
     ] = 0.01,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     constants: ConstantsOption = None,
-    layerwise: LayerwiseOption = True,
+    layerwise: LayerwiseOption = None,
     batch_tokens: BatchTokensOption = TOKEN_LIMIT,
     json: JsonOption = None,
 ) -> None:
@@ -398,7 +424,8 @@ def examples() -> None:
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["scenario", "plan", "events", "profile"], typer.Argument(help="Which file format.")
+        Literal["scenario", "plan", "events", "profile", "study"],
+        typer.Argument(help="Which file format."),
     ],
 ) -> None:
     """Print the JSON Schema of a file format."""
@@ -414,6 +441,8 @@ def schema(
         from app.schedule import event_schema
 
         described = event_schema()
+    elif kind == "study":
+        described = study_schema()
     else:
         from pydantic import TypeAdapter
 

@@ -109,7 +109,7 @@ def _nics(scenario: Scenario, pool: str) -> str:
     return f"{pool} {kinds[sharing.pop()] if len(sharing) == 1 else 'NICs'}"
 
 
-_SIDES = {"prefill read": view.DUAL_PATH, "decode read": view.DECODE_SIDE}
+_SIDES = view.path_colours()
 
 
 def _faded(path: str) -> str:

@@ -6,17 +6,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dualpath_model.frameworks import FRAMEWORKS, table_named
 from dualpath_model.paths import (
     DE_DRAM,
+    DE_HBM,
     STORAGE,
     Direction,
     Key,
+    Mover,
     Payload,
     Phase,
     Place,
     Pool,
     Resource,
     Step,
+    StepTable,
     passages,
     uses,
 )
@@ -194,16 +198,17 @@ def step_flows(plan: Plan, scenario: Scenario) -> list[Flow]:
         Pool.DECODE: scenario.llm.replication(serving.decode.tensor),
     }
     from_decode = plan.split * (1.0 - serving.dram_cache_hit_share)
+    written = _written(serving.table)
     found = []
     for path, step, rate_of_path in _rated_steps(plan, scenario):
         keys, counted = uses(step), passages((step,), copies)
         for payload in step.carries:
             moved = rate_of_path * plan.payload_bytes[payload.value] * counted[keys[0]][payload]
-            for source, share in _origins(step, payload, from_decode):
+            for source, share in _origins(step, payload, from_decode, written):
                 found.append(
                     Flow(
                         source=source,
-                        target=_end(step, step.destination, payload),
+                        target=_end(step, step.destination, payload, written),
                         carries=payload.value,
                         path=path,
                         pools=(step.source.pool.value, step.destination.pool.value),
@@ -233,35 +238,68 @@ def _rated_steps(plan: Plan, scenario: Scenario) -> Iterator[tuple[str, Step, fl
     table, cached = scenario.serving.table, scenario.serving.dram_cache_hit_share
     total = plan.throughput_requests_per_s
     stored = 1.0 - cached
-    shares = {
-        table.prefill_read: total * stored * (1 - plan.split),
-        table.decode_read: total * stored * plan.split,
-        table.cache_read: total * cached,
-        **dict.fromkeys(table.always, total),
-    }
-    for path, rate_of_path in shares.items():
+    shares = [
+        (table.prefill_read, total * stored * (1 - plan.split)),
+        (table.decode_read, total * stored * plan.split),
+        (table.cache_read, total * cached),
+        *((path, total) for path in table.always),
+    ]
+    for path, rate_of_path in shares:
         for step in path.steps:
             yield path.name, step, rate_of_path
 
 
-def _origins(step: Step, payload: Payload, from_decode: float) -> list[tuple[str, float]]:
-    """Return where a step's bytes lie, with their shares: hits start decode from either buffer."""
-    if step.phase is Phase.DECODE_START and step.source == DE_DRAM and payload is Payload.HIT:
+_Written = frozenset[tuple[Place, Payload]]
+"""What the table writes back by way of a host memory: there it does not lie with what is read."""
+
+
+def _written(table: StepTable) -> _Written:
+    return frozenset(
+        (step.destination, payload)
+        for path in table.paths
+        for step in path.steps
+        for payload in step.carries
+        if step.phase is Phase.WRITE_BACK
+    )
+
+
+def _origins(
+    step: Step, payload: Payload, from_decode: float, written: _Written
+) -> list[tuple[str, float]]:
+    """Return where a step's bytes lie, with their shares.
+
+    Hits start decode from the buffer where their path has left them: of the paper's paths one hands them
+    off into host memory, the other has read them there.
+    """
+    if step.phase is Phase.DECODE_START and payload is Payload.HIT:
+        if step.mover is Mover.COPY:  # the decode node has read them itself
+            return [("decode DRAM (read)", 1.0)]
         return [("decode DRAM (read)", from_decode), ("decode DRAM (hand-off)", 1.0 - from_decode)]
-    return [(_end(step, step.source, payload), 1.0)]
+    return [(_end(step, step.source, payload, written), 1.0)]
 
 
-def _end(step: Step, place: Place, payload: Payload) -> str:
-    """Name a step's end. The decode DRAM is a read buffer or a hand-off buffer, by what lies there."""
+def _end(step: Step, place: Place, payload: Payload, written: _Written) -> str:
+    """Name a step's end. A host memory is a buffer for reads, hand-off or write-back, by what lies
+    there; what a decode GPU has kept of the turn before lies apart from what it decodes now.
+    """
     if place == STORAGE:
         return "storage" if step.phase is Phase.READ else "write-back"
+    if place.memory == "dram" and step.phase is Phase.WRITE_BACK and (place, payload) in written:
+        kind = "generated" if payload is Payload.GENERATED else "write-back"
+        return f"{place.pool} DRAM ({kind})"
+    if place == DE_HBM and place == step.source and step.phase is Phase.LOAD:
+        return "decode HBM (last turn)"
     if place == DE_DRAM:
         if step.phase in (Phase.READ, Phase.LOAD):
             return "decode DRAM (read)"
-        if payload is Payload.GENERATED:
-            return "decode DRAM (generated)"
         return "decode DRAM (hand-off)"
     return f"{place.pool} {place.memory.upper()}"
+
+
+def path_colours() -> dict[str, str]:
+    """Return the colour of each read path by its name, of all frameworks."""
+    second = {table.decode_read.name: DECODE_SIDE for table in FRAMEWORKS.values()}
+    return second | {table.prefill_read.name: DUAL_PATH for table in FRAMEWORKS.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,11 +321,11 @@ def side_rates(plan: Plan) -> SideRates:
     read = dict.fromkeys((Pool.PREFILL.value, Pool.DECODE.value), 0.0)
     for flow in plan.flows:
         read[flow.pool] += flow.storage_read_bytes_per_s
-    # Classes read differently much, and Basic serves another mix of them.
-    both = sum(c.requests_per_s * c.read_bytes_per_request for c in plan.classes)
+    # Classes read differently much, and Basic serves another mix of them; in every framework its prefill
+    # nodes read all hits that no cache has.
     basic = sum(c.requests_per_s_basic * c.read_bytes_per_request for c in plan.classes)
-    total = read["prefill"] + read["decode"]
-    return SideRates(read["prefill"], read["decode"], total * basic / both if both else 0.0)
+    hits, stored = plan.payload_bytes[Payload.HIT.value], plan.workload.read_bytes_per_request
+    return SideRates(read["prefill"], read["decode"], basic * stored / hits if hits else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,9 +359,17 @@ def headline(plan: Plan) -> str:
         )
     return (
         f"{today} {verb} Basic at "
-        f"{plan.throughput_basic_requests_per_s:,.1f} requests/s; reading {plan.split:.0%} through the "
-        f"decode nodes gives {plan.throughput_requests_per_s:,.1f}, {gain:.2f}x"
+        f"{plan.throughput_basic_requests_per_s:,.1f} requests/s; {_second_path(plan)} "
+        f"gives {plan.throughput_requests_per_s:,.1f}, {gain:.2f}x"
     )
+
+
+def _second_path(plan: Plan) -> str:
+    """Say what the split is a share of."""
+    path = table_named(plan.framework).decode_read
+    if path.hit_reads(Pool.DECODE) and path.prefill_on is Pool.PREFILL:
+        return f"reading {plan.split:.0%} through the decode nodes"
+    return f"serving {plan.split:.0%} of the hits by '{path.name}'"
 
 
 def about(plan: Plan) -> str:

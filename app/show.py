@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from app import plan_view
+from dualpath_model.frameworks import table_named
+from dualpath_model.paths import PAPER
 from dualpath_model.quantities import Dimension, show
 from solvers.alternatives import ResourceName
 from solvers.planner import Plan, Utilisation
@@ -72,16 +74,19 @@ def _headline(plan: Plan) -> Table:
     table.add_column(style="bold")
     table.add_column()
     basic, best = plan.throughput_basic_requests_per_s, plan.throughput_requests_per_s
+    if plan.framework != PAPER.name:
+        served = table_named(plan.framework)
+        table.add_row("framework", f"{served.name} ({escape(served.software)})")
     table.add_row(
         "limits today (Basic)", f"{_name(plan.bottleneck_basic)}, {basic:,.1f} requests/s"
     )
-    table.add_row("read through decode", f"{plan.split:.1%} of the KV bytes (split x)")
+    table.add_row(*_split_row(plan))
     table.add_row(
         "with both paths",
         f"{best:,.1f} requests/s ({plan.speedup_over_basic:.2f}x Basic"
         + (")" if plan.sessions_per_s is None else f", {plan.sessions_per_s:.3g} sessions/s)"),
     )
-    if plan.speedup_over_basic < 1.0005:
+    if plan.speedup_over_basic < 1.0005 and table_named(plan.framework).splits:
         table.add_row("", "any split serves as much; this one leaves the NICs most room")
     table.add_row("then limited by", ", ".join(map(_name, plan.binding)) or _name(plan.bottleneck))
     if plan.throughput_oracle_requests_per_s is not None:
@@ -99,6 +104,15 @@ def _headline(plan: Plan) -> Table:
             f"{show(engine.step_s, Dimension.SECONDS)} a step (limit: {engine.limit})",
         )
     return table
+
+
+def _split_row(plan: Plan) -> tuple[str, str]:
+    table = table_named(plan.framework)
+    if not table.splits:
+        return "split x", f"no choice: {table.decode_read.meaning}"
+    if table.name == PAPER.name:
+        return "read through decode", f"{plan.split:.1%} of the KV bytes (split x)"
+    return table.decode_read.name, f"{plan.split:.1%} of the hits (split x)"
 
 
 def _range_text(plan: Plan) -> str:

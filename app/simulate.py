@@ -150,7 +150,8 @@ def _data(
         "scenario": scenario.name,
         **asdict(runs[0]),
         "interrupted": interrupted,
-        "layerwise": switches.layerwise,
+        "framework": scenario.serving.table.name,
+        "layerwise": switches.loads_layerwise(scenario.serving.table),
         "token_limit": switches.token_limit,
         "constants": constants.to_json(),
     }

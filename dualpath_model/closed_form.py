@@ -218,8 +218,11 @@ def bottleneck_free(
     """Return the bottleneck-free range of P/D for hit traffic alone (paper, section 4.2).
 
     ``prefill_rate`` and ``decode_rate`` are one node's capacities in bytes/s; both need an SNIC in.
-    Raises ValueError if a pool has no storage NIC of its own: the range is not defined.
+    Raises ValueError if a pool has no storage NIC of its own, or if the paths of the table do not each
+    read on their own side: the range is not defined.
     """
+    if table.no_range is not None:
+        raise ValueError(table.no_range)
     capacity = {**prefill_rate, **decode_rate}
     if SNIC_P not in capacity or SNIC_D not in capacity:
         raise ValueError("the bottleneck-free range needs a storage NIC on both sides")

@@ -7,7 +7,7 @@ broadcast, so one call answers for a whole grid of configurations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,10 +17,12 @@ from dualpath_model.cluster import Cluster, Efficiencies, Node, groups, movement
 from dualpath_model.errors import InfeasibleError
 from dualpath_model.llm import KvDtype, Llm, Tokens
 from dualpath_model.paths import (
+    DE_HBM,
     PAPER,
     Direction,
     Key,
     Passages,
+    Path,
     Payload,
     Pool,
     Resource,
@@ -141,6 +143,8 @@ class RequestMeans:
     decode_read_bytes: float
     decode_flops: float
     decode_context_bytes: float
+    hit_byte_seconds: float = 0.0
+    """Hit bytes times the think time before the turn: what keeping them between turns occupies."""
 
     def prefill_work(self, node: Node) -> float:
         """Return the prefill's FLOPs, attention counted in FLOPs that take the other ones' time."""
@@ -149,7 +153,8 @@ class RequestMeans:
 
 def request_means(llm: Llm, workload: Workload, dtype: KvDtype) -> RequestMeans:
     """Average over the turns: exact also where a quantity is not linear in the tokens."""
-    hit = float(np.mean(llm.kv_bytes(workload.hit_tokens, dtype)))
+    hits = llm.kv_bytes(workload.hit_tokens, dtype)
+    hit = float(np.mean(hits))
     prompt = float(np.mean(llm.kv_bytes(workload.prompt_tokens, dtype)))
     stored = llm.kv_bytes_per_token(dtype)
     output = workload.output_tokens
@@ -177,6 +182,7 @@ def request_means(llm: Llm, workload: Workload, dtype: KvDtype) -> RequestMeans:
         decode_read_bytes=per_token(llm.decode_read_bytes(context, dtype)),
         decode_flops=per_token(llm.decode_flops(context)),
         decode_context_bytes=per_token(llm.kv_bytes(context, dtype)),
+        hit_byte_seconds=float(np.mean(hits * workload.think_time_s)),
     )
 
 
@@ -252,6 +258,7 @@ def mix_means(means: Sequence[RequestMeans], weights: Sequence[float]) -> Reques
         decode_read_bytes=mean([m.decode_read_bytes for m in means], per_token),
         decode_flops=mean([m.decode_flops for m in means], per_token),
         decode_context_bytes=mean([m.decode_context_bytes for m in means], per_token),
+        hit_byte_seconds=mean([m.hit_byte_seconds for m in means], weight),
     )
 
 
@@ -467,8 +474,12 @@ class Loads:
 
 
 def request_movement(llm: Llm, means: RequestMeans, serving: Serving) -> Demand:
-    """Return the bytes that a request of these means moves over each capacity, for all its ranks."""
-    return movement(
+    """Return the bytes that a request of these means moves over each capacity, for all its ranks.
+
+    With them the HBM that a path occupies between turns (:class:`paths.Stay`), in byte-seconds: it is
+    the price of moving less.
+    """
+    moved = movement(
         serving.table,
         means.payloads,
         cache_share=serving.dram_cache_hit_share,
@@ -477,6 +488,34 @@ def request_movement(llm: Llm, means: RequestMeans, serving: Serving) -> Demand:
             Pool.DECODE: llm.replication(serving.decode.tensor),
         },
     )
+    return moved + _kept(llm, means, serving)
+
+
+def _kept(llm: Llm, means: RequestMeans, serving: Serving) -> Demand:
+    """Return the byte-seconds of HBM that the hits take up on the decode nodes between turns."""
+
+    def keeps(path: Path) -> bool:
+        return any(stay.place == DE_HBM and Payload.HIT in stay.carries for stay in path.stays)
+
+    if not any(map(keeps, _reads(serving.table))):
+        return Demand({})
+    amount = means.hit_byte_seconds * llm.replication(serving.decode.tensor)
+    return _by_path(DECODE_SPACE, amount, keeps, serving)
+
+
+def _reads(table: StepTable) -> tuple[Path, Path, Path]:
+    return table.prefill_read, table.decode_read, table.cache_read
+
+
+def _by_path(key: Key, amount: Amount, applies: Callable[[Path], bool], serving: Serving) -> Demand:
+    """Return the demand of ``amount`` for the requests on the read paths that it applies to."""
+    first, second, cached = (float(applies(path)) for path in _reads(serving.table))
+    from_storage = 1.0 - serving.dram_cache_hit_share
+    base = first
+    if cached != first:
+        base = first * from_storage + cached * serving.dram_cache_hit_share
+    slope = (second - first) * from_storage
+    return Demand({key: amount * base}, {key: amount * slope} if slope else {})
 
 
 def node_load(
@@ -503,11 +542,21 @@ def node_load(
     own = efficiencies.on(node)
     hbm = node.gpus * node.gpu.hbm_bytes_per_s * own.hbm
     rate = node.gpus * node.gpu.flop_per_s(llm.compute_dtype)
+    work = _by_path(
+        PREFILL_GPU if pool is Pool.PREFILL else DECODE_GPU,
+        means.prefill_work(node),
+        lambda path: path.prefill_on is pool,
+        serving,
+    )
     if point is None:
-        compute = Demand({PREFILL_GPU: means.prefill_work(node)})
+        compute = work
         capacity |= {PREFILL_HBM: hbm, PREFILL_GPU: rate * own.prefill_mfu}
     else:
+        # Prefill's arithmetic, at its own share of the peak, in FLOPs that take decode's time.
+        share = own.decode_mfu / own.prefill_mfu
         compute = _decode_compute(llm, means, serving, point)
+        if any(path.prefill_on is pool for path in _reads(serving.table)):
+            compute = compute + _scaled(work, share)
         capacity |= {DECODE_HBM: hbm, DECODE_SPACE: node.gpus * space}
         capacity[DECODE_GPU] = rate * own.decode_mfu
     demand = moved.only(pool) + compute
@@ -515,6 +564,13 @@ def node_load(
         demand = demand.on_shared_nic(pool)
     limiting = {key: rate for key, rate in capacity.items() if key.resource in limits}
     return NodeLoad(node, positions, demand, compute, limiting, point)
+
+
+def _scaled(demand: Demand, factor: float) -> Demand:
+    return Demand(
+        {key: amount * factor for key, amount in demand.base.items()},
+        {key: amount * factor for key, amount in demand.slope.items()},
+    )
 
 
 def cluster_loads(
@@ -588,8 +644,17 @@ def compute_only(loads: Loads) -> Loads:
     )
 
 
+def compute_depends_on_split(loads: Loads) -> bool:
+    """Return whether the split decides which pool's GPUs compute."""
+    return any(group.compute.slope for _, group in loads.all_groups())
+
+
 def oracle_throughput(loads: Loads) -> float:
-    """Return requests/s if moving KV-cache cost nothing: GPUs and HBM alone (inf: none limits)."""
+    """Return requests/s if moving KV-cache cost nothing: GPUs and HBM alone (inf: none limits).
+
+    With all prefill on the prefill nodes; where the split can move it elsewhere
+    (:func:`compute_depends_on_split`) the best split is a question for the closed form or the LP.
+    """
     best: dict[Pool, float] = {}
     for pool, group in loads.all_groups():
         best[pool] = best.get(pool, 0.0) + group.count * compute_throughput(group)
@@ -597,7 +662,10 @@ def oracle_throughput(loads: Loads) -> float:
 
 
 def compute_throughput(group: NodeLoad) -> float:
-    """Return the requests/s that the GPUs and HBM of one node of the group do (inf: none limits)."""
+    """Return the requests/s that the GPUs and HBM of one node of the group do (inf: none limits).
+
+    At split 0.
+    """
     rates = [
         rate / group.compute.base[key]
         for key, rate in group.capacity.items()

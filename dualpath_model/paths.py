@@ -1,13 +1,15 @@
 """The step table: what each way of loading moves, over which resources. Written down here and only here.
 
 A *step* moves one payload from one memory to another. Which resources it uses, and in which direction,
-follows from its two ends (:func:`uses`), by the paper's rule that every byte in or out of a GPU goes
-through a compute NIC (section 5.1), so the table itself is only a list of moves. Everything else in the
-toolkit (loads, closed form, LP, symbolic derivation, simulator stages, pictures, documents) reads it.
+follows from its two ends and from who moves it (:func:`uses`), so the table itself is only a list of
+moves. In the paper every byte in or out of a GPU goes through a compute NIC (section 5.1); serving
+frameworks leave copies between host memory and a GPU of the same node to the GPU's copy engine.
+Everything else in the toolkit (loads, closed form, LP, symbolic derivation, simulator stages, pictures,
+documents) reads the table.
 
-The paths are those of section 4.1 of the paper; the numbers in the labels are the paper's own. A new
-way of loading is one more :class:`Path`: ``PREFILL_CACHE`` (hits found in the prefill node's DRAM) is
-an example that the paper does not have.
+The paths here are those of section 4.1 of the paper; the numbers in the labels are the paper's own. A
+new way of loading is one more :class:`Path`: ``PREFILL_CACHE`` (hits found in the prefill node's DRAM)
+is an example that the paper does not have. :mod:`frameworks` has the tables of serving frameworks.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Resource(StrEnum):
     DRAM = "dram"
     """Host memory bandwidth, reads and writes together (half duplex)."""
     HOST_LINK = "host_link"
-    """The way between host memory and the compute NICs, where it is slower than the NICs."""
+    """The way between host memory and the compute NICs, where it is slower than the NICs; copies by a
+    GPU's copy engine take it as well (``read``: out of host memory)."""
     HBM = "hbm"
     """GPU memory bandwidth of a node."""
     HBM_SPACE = "hbm_space"
@@ -127,24 +130,66 @@ DE_DRAM = Place(Pool.DECODE, "dram")
 DE_HBM = Place(Pool.DECODE, "hbm")
 
 
+class Mover(StrEnum):
+    """Who moves the bytes of a step between memories."""
+
+    NIC = "compute NIC"
+    """RDMA, also between host memory and a GPU of one node (paper, section 5.1)."""
+    COPY = "copy engine"
+    """The GPU's copy engine over PCIe, inside one node."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Move ``carries`` from ``source`` to ``destination``; ``label`` is the paper's numbering."""
+    """Move ``carries`` from ``source`` to ``destination``; ``label`` is the paper's numbering.
+
+    Raises ValueError for a copy engine that would have to leave its node.
+    """
 
     label: str
     source: Place
     destination: Place
     carries: tuple[Payload, ...]
     phase: Phase
+    mover: Mover = Mover.NIC
+
+    def __post_init__(self) -> None:
+        """Refuse what no copy engine reaches."""
+        if self.mover is Mover.COPY and self.source.pool is not self.destination.pool:
+            raise ValueError(f"step {self.label}: a copy engine stays inside its node")
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """``carries`` lies in ``place`` from the end of the turn before until the path takes it up.
+
+    It so occupies that memory during the think time between the turns.
+    """
+
+    place: Place
+    carries: tuple[Payload, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A named list of steps. ``meaning`` is one sentence for documents and help texts."""
+    """A named list of steps. ``meaning`` is one sentence for documents and help texts.
+
+    ``prefill_on``: whose GPUs compute the prefill of a request on this path; ``stays``: what has been
+    kept for it between the turns.
+    """
 
     name: str
     meaning: str
     steps: tuple[Step, ...]
+    prefill_on: Pool = Pool.PREFILL
+    stays: tuple[Stay, ...] = ()
+
+    def hit_reads(self, pool: Pool) -> int:
+        """Return how often nodes of ``pool`` read the hits from storage."""
+        return sum(
+            step.source == STORAGE and step.destination.pool is pool and Payload.HIT in step.carries
+            for step in self.steps
+        )
 
 
 _HIT, _MISS = (Payload.HIT,), (Payload.MISS,)
@@ -205,7 +250,10 @@ WRITE_BACK = Path(
 class StepTable:
     """A way of serving: two read paths to split between, an optional cache, and what always happens.
 
-    ``split`` x is the fraction of the hit bytes read from storage that take ``decode_read``.
+    ``split`` x is the fraction of the hit bytes not found in the cache that take ``decode_read``.
+    ``layerwise``: hits are loaded layer by layer while prefill computes. ``one_layer``: a prefill
+    engine's HBM then holds one layer of a batch's context, not all. ``software``: what the table was
+    read from. ``remark``: what to know of the first token's latency.
     """
 
     name: str
@@ -213,6 +261,39 @@ class StepTable:
     decode_read: Path = DECODE_READ
     cache_read: Path = PREFILL_CACHE
     always: tuple[Path, ...] = (HAND_OFF, DECODE_START, WRITE_BACK)
+    layerwise: bool = True
+    one_layer: bool = True
+    software: str = "arXiv 2602.21548"
+    remark: str = "layer by layer, hidden behind prefill"
+
+    @property
+    def splits(self) -> bool:
+        """Whether there is anything to split: the two read paths differ."""
+        one, other = self.prefill_read, self.decode_read
+        return (one.steps, one.prefill_on, one.stays) != (
+            other.steps,
+            other.prefill_on,
+            other.stays,
+        )
+
+    @property
+    def no_range(self) -> str | None:
+        """Say why the table has no bottleneck-free range; None where it has one.
+
+        The range (paper, section 4.2) saturates the storage NICs of both sides by choosing a path, so
+        each path has to read the hits once, on its own side alone.
+        """
+        sides = (Pool.PREFILL, Pool.DECODE)
+        reads = [
+            [p.hit_reads(pool) for pool in sides] for p in (self.prefill_read, self.decode_read)
+        ]
+        if reads == [[1, 0], [0, 1]]:
+            return None
+        if not self.splits:
+            why = "both sides read the hits of each request, so there is no split"
+        else:
+            why = "one of its read paths does not read the hits on its own side"
+        return f"framework {self.name} has no bottleneck-free range: {why}"
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -256,7 +337,8 @@ def uses(step: Step) -> tuple[Key, ...]:
 
     Storage to memory: storage service, the node's SNIC in, the memory. Memory to memory: the source
     memory, its node's CNIC read, the fabric if the nodes differ, the destination's CNIC write, the
-    destination memory; where an end is host memory, that node's host link as well.
+    destination memory; where an end is host memory, that node's host link as well. A copy engine's
+    copy: both memories and the host link, no NIC.
     """
     source, destination = step.source, step.destination
     if source == STORAGE:
@@ -272,6 +354,13 @@ def uses(step: Step) -> tuple[Key, ...]:
             _memory(source),
             Key(pool, Resource.SNIC, Direction.OUT),
             Key(Pool.CLUSTER, Resource.STORAGE, Direction.WRITE),
+        )
+    if step.mover is Mover.COPY:
+        way = Direction.READ if source.memory == "dram" else Direction.WRITE
+        return (
+            _memory(source),
+            Key(source.pool, Resource.HOST_LINK, way),
+            _memory(destination),
         )
     keys = [_memory(source)]
     if source.memory == "dram":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +30,7 @@ from dualpath_model.catalog.llms import load_llm, parse_llm
 from dualpath_model.catalog.nodes import NodeSpec, load_node
 from dualpath_model.cluster import Cluster, Efficiencies, Node
 from dualpath_model.errors import InfeasibleError, InputError, unknown_name
+from dualpath_model.frameworks import FRAMEWORKS, table_named
 from dualpath_model.llm import KvDtype, Llm
 from dualpath_model.loads import (
     Loads,
@@ -41,7 +42,7 @@ from dualpath_model.loads import (
     request_means,
 )
 from dualpath_model.parameters import SchedulerRules
-from dualpath_model.paths import PAPER, Payload, Phase, Pool, Resource, StepTable
+from dualpath_model.paths import Payload, Phase, Pool, Resource, StepTable
 from dualpath_model.quantities import Bytes, BytesPerSecond, Seconds
 from dualpath_model.workload import Workload, from_moments, scaled
 from dualpath_model.yaml_lines import Document
@@ -62,6 +63,16 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _known_framework(name: str) -> str:
+    try:
+        return table_named(name).name
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+Framework = Annotated[
+    str, AfterValidator(_known_framework), Field(json_schema_extra={"enum": list(FRAMEWORKS)})
+]
 Name = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Efficiency = Annotated[float, Field(ge=1e-4, le=1.0, strict=True)]
@@ -276,6 +287,9 @@ class ScenarioSpec(_Spec):
     description: str = ""
     llm: str | dict[str, Any]
     kv_dtype: Literal["bf16", "fp8", "fp8_ds_mla"] | None = None
+    framework: Framework = Field(
+        default="paper", description="whose paths serve the requests: the step table of the model"
+    )
     cluster: str | ClusterSpec
     parallelism: PoolsParallelismSpec = PoolsParallelismSpec()
     workload: WorkloadSpec | None = None
@@ -334,6 +348,8 @@ class Scenario:
     rules: SchedulerRules
     limits: frozenset[Resource]
     zones: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    traffic: TrafficSpec = field(default_factory=TrafficSpec)
+    """Which steps of a framework's table count; ``serving.table`` has these alone."""
 
     @property
     def workload(self) -> Workload:
@@ -388,6 +404,16 @@ class Scenario:
         other = replace(self, cluster=cluster, zones=self.zones if same else None)
         # the cached value does not depend on the cluster
         other.__dict__["class_means"] = self.class_means
+        return other
+
+    def under(self, framework: str) -> Scenario:
+        """Return the same scenario served by another framework, by name; its ``traffic`` counts.
+
+        Raises InputError for an unknown name.
+        """
+        table = _table(table_named(framework), self.traffic)
+        other = replace(self, serving=replace(self.serving, table=table))
+        other.__dict__["class_means"] = self.class_means  # they do not depend on the table
         return other
 
     def with_nodes(self, prefill: int, decode: int) -> Scenario:
@@ -495,7 +521,7 @@ def resolve(
             kv_dtype=kv_dtype,
             prefill=Parallelism(**spec.parallelism.prefill.model_dump()),
             decode=Parallelism(**spec.parallelism.decode.model_dump()),
-            table=_table(spec.traffic),
+            table=_table(table_named(spec.framework), spec.traffic),
             dram_cache_hit_share=spec.dram_cache.hit_share,
         ),
         slo=Slo(spec.slo.ttft, spec.slo.tpot),
@@ -509,6 +535,7 @@ def resolve(
         ),
         limits=frozenset(map(Resource, spec.limits)) if spec.limits else frozenset(Resource),
         zones=zones if spec.locality else None,
+        traffic=spec.traffic,
     )
 
 
@@ -641,7 +668,8 @@ def read_workload(spec: WorkloadSpec, base_dir: Path, block_tokens: int) -> Work
     return generate(replace(TABLE_2[spec.synthetic.row], block_tokens=block_tokens, **given_means))
 
 
-def _table(traffic: TrafficSpec) -> StepTable:
+def _table(whole: StepTable, traffic: TrafficSpec) -> StepTable:
+    """Return the steps of a framework's table that count."""
     phases = {Phase.READ, Phase.LOAD}
     if traffic.hand_off:
         phases.add(Phase.HAND_OFF)
@@ -649,7 +677,7 @@ def _table(traffic: TrafficSpec) -> StepTable:
         phases.add(Phase.DECODE_START)
     if traffic.write_back:
         phases.add(Phase.WRITE_BACK)
-    table = PAPER.where(lambda step: step.phase in phases)
+    table = whole.where(lambda step: step.phase in phases)
     if traffic.miss:
         return table
     return table.carrying(Payload.HIT, Payload.APPENDED, Payload.GENERATED)

@@ -93,7 +93,7 @@ def problem_of(scenario: Scenario, loads: Sequence[Loads]) -> Problem:
 
 def oracle_throughput(scenario: Scenario, loads: Sequence[Loads]) -> float | None:
     """Return requests/s if moving KV-cache cost nothing; None where then nothing limits."""
-    if len(loads) == 1:
+    if len(loads) == 1 and not model_loads.compute_depends_on_split(loads[0]):
         rate = model_loads.oracle_throughput(loads[0])
         return rate if np.isfinite(rate) else None
     if not scenario.limits & {Resource.GPU, Resource.HBM, Resource.HBM_SPACE}:
@@ -165,7 +165,8 @@ def _by_closed_form(
 
 def _by_program(scenario: Scenario, loads: Sequence[Loads]) -> Quick:
     problem, local = problem_of(scenario, loads), scenario.zones is not None
-    best = linear.CapacityProgram(problem, locality=local).solve()
+    reads = scenario.serving.table.splits
+    best = linear.CapacityProgram(problem, decode_reads=reads, locality=local).solve()
     basic = linear.CapacityProgram(problem, decode_reads=False, locality=local).solve()
     return Quick(read_split(scenario, best), best.throughput, basic.throughput, bottleneck(best))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import sympy
 from sympy import Symbol
 
+from dualpath_model.errors import InfeasibleError
 from dualpath_model.paths import PAPER, Direction, Key, Pool, Resource, StepTable
 from solvers import symbolic as sy
 from solvers import symbolic_range as sr
@@ -22,7 +23,12 @@ BEYOND = "beyond the paper, from the same step table"
 
 
 def equations(table: StepTable = PAPER) -> tuple[Equation, ...]:
-    """Return the whole derivation for a step table, in order."""
+    """Return the whole derivation for a step table, in order.
+
+    Raises InfeasibleError, with the reason, for a table to which the paper's argument does not apply.
+    """
+    if table.no_range is not None:
+        raise InfeasibleError(table.no_range)
     return (*_pairs(table), *_paper(table), *_demands(table), *_throughput(table), *_beyond(table))
 
 

@@ -415,7 +415,7 @@ def _condensed(scenario: Scenario) -> Scenario:
         prompt_tokens=mean(workload.prompt_tokens),
         hit_tokens=mean(workload.hit_tokens),
         output_tokens=mean(workload.output_tokens),
-        think_time_s=np.zeros(turns),
+        think_time_s=mean(workload.think_time_s),
         start_s=np.zeros(1),
         offsets=np.array([0, turns]),
     )

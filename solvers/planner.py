@@ -10,6 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from dualpath_model import closed_form
 from dualpath_model.cluster import movement_capacity
 from dualpath_model.errors import InfeasibleError
@@ -19,7 +21,7 @@ from dualpath_model.parameters import (
     read_bytes_per_token,
     scheduler_parameters,
 )
-from dualpath_model.paths import Key, Payload, Pool, Resource
+from dualpath_model.paths import PAPER, Key, Mover, Payload, Pool, Resource
 from dualpath_model.scenario import Scenario
 from solvers import alternatives, linear
 from solvers.alternatives import (
@@ -147,6 +149,8 @@ class Plan:
     scenario: str
     llm: str
     kv_dtype: str
+    framework: str
+    """Whose paths serve the requests, as in the scenario."""
     prefill_nodes: int
     decode_nodes: int
     workload: WorkloadSummary
@@ -193,11 +197,12 @@ def plan(scenario: Scenario, *, backend: linear.Backend = "auto", intervals: boo
     loads = scenario.class_loads()
     problem = alternatives.problem_of(scenario, loads)
     local = scenario.zones is not None
-    best = linear.CapacityProgram(problem, backend, locality=local).solve()
+    reads = scenario.serving.table.splits  # else any split is the same
+    best = linear.CapacityProgram(problem, backend, decode_reads=reads, locality=local).solve()
     basic = linear.CapacityProgram(problem, backend, decode_reads=False, locality=local).solve()
     oracle = alternatives.oracle_throughput(scenario, loads)
     flows = _flows(scenario, best)
-    reads = {
+    read_rates = {
         pool: [flow.storage_reads_per_s for flow in flows if flow.pool == pool.value]
         for pool in (Pool.PREFILL, Pool.DECODE)
     }
@@ -208,6 +213,7 @@ def plan(scenario: Scenario, *, backend: linear.Backend = "auto", intervals: boo
         scenario=scenario.name,
         llm=scenario.llm.name,
         kv_dtype=scenario.serving.kv_dtype.value,
+        framework=scenario.serving.table.name,
         prefill_nodes=len(scenario.cluster.prefill),
         decode_nodes=len(scenario.cluster.decode),
         workload=_summary(scenario, means),
@@ -242,7 +248,7 @@ def plan(scenario: Scenario, *, backend: linear.Backend = "auto", intervals: boo
             scenario.efficiencies,
             scenario.rules,
             split=split,
-            read_rates=reads,
+            read_rates=read_rates,
             token_bytes=read_bytes_per_token(scenario.llm, means, scenario.serving.kv_dtype),
         ),
         notes=_notes(scenario),
@@ -279,24 +285,26 @@ def _sessions_per_s(scenario: Scenario, best: linear.LinearSolution) -> float | 
 
 
 def _flows(scenario: Scenario, solution: linear.LinearSolution) -> tuple[NodeFlow, ...]:
-    """Storage reads happen on the prefill node on one path, on the decode node on the other."""
-    from_storage = 1.0 - scenario.serving.dram_cache_hit_share
-    hit_bytes = [float(means.payloads[Payload.HIT]) for means in scenario.class_means]
-    return tuple(
-        NodeFlow(
-            pool=pool.value,
-            node=index,
-            name=node.name,
-            requests_per_s=float(flow.sum()),
-            storage_reads_per_s=float(flow[:, path].sum()) * from_storage,
-            storage_read_bytes_per_s=float(flow[:, path] @ hit_bytes) * from_storage,
-        )
-        for pool, path, flows in (
-            (Pool.PREFILL, 0, solution.prefill),
-            (Pool.DECODE, 1, solution.decode),
-        )
-        for index, (node, flow) in enumerate(zip(scenario.cluster.nodes(pool), flows, strict=True))
-    )
+    """Which path reads from storage on which side is the step table's word."""
+    table, cached = scenario.serving.table, scenario.serving.dram_cache_hit_share
+    hit_bytes = np.array([float(means.payloads[Payload.HIT]) for means in scenario.class_means])
+    found = []
+    for pool, flows in ((Pool.PREFILL, solution.prefill), (Pool.DECODE, solution.decode)):
+        reads = np.array([p.hit_reads(pool) for p in (table.prefill_read, table.decode_read)])
+        reads = reads * (1.0 - cached) + table.cache_read.hit_reads(pool) * cached
+        for index, (node, flow) in enumerate(zip(scenario.cluster.nodes(pool), flows, strict=True)):
+            read = flow @ reads  # of each class, requests/s
+            found.append(
+                NodeFlow(
+                    pool=pool.value,
+                    node=index,
+                    name=node.name,
+                    requests_per_s=float(flow.sum()),
+                    storage_reads_per_s=float(read.sum()),
+                    storage_read_bytes_per_s=float(read @ hit_bytes),
+                )
+            )
+    return tuple(found)
 
 
 def _summary(scenario: Scenario, means: RequestMeans) -> WorkloadSummary:
@@ -340,6 +348,8 @@ def _utilisation(
 def _bottleneck_free(scenario: Scenario) -> BottleneckFreeRange:
     cluster = scenario.cluster
     ratio = len(cluster.prefill) / len(cluster.decode)
+    if scenario.serving.table.no_range is not None:
+        return BottleneckFreeRange(None, None, ratio, None, scenario.serving.table.no_range, ())
     if not cluster.homogeneous:
         reason = "the pools are not homogeneous; see the utilisation of each node instead"
         return BottleneckFreeRange(None, None, ratio, None, reason, ())
@@ -411,6 +421,7 @@ def _notes(scenario: Scenario) -> tuple[str, ...]:
                 f"{scenario.llm.name}: measure with --llm to be sure of them"
             )
         notes += [f"profile {measured.profile} {remark}" for remark in measured.remarks]
+    notes += _framework_notes(scenario)
     share = scenario.serving.dram_cache_hit_share
     if share:
         notes.append(f"{share:.0%} of the hit bytes come from the prefill nodes' DRAM")
@@ -419,3 +430,51 @@ def _notes(scenario: Scenario) -> tuple[str, ...]:
             "GPUs do not limit here, so there is no compute limit (Oracle) to compare with"
         )
     return tuple(notes)
+
+
+def _framework_notes(scenario: Scenario) -> list[str]:
+    """Say what to know of a framework's paths; nothing for the paper's."""
+    table = scenario.serving.table
+    if table.name == PAPER.name:
+        return []
+    notes = [f"framework {table.name} ({table.software}): {table.remark}"]
+    if not table.splits:
+        notes.append(f"framework {table.name} reads the same on both paths: no split to choose")
+    steps = [step for path in table.paths for step in path.steps]
+    for pool in (Pool.PREFILL, Pool.DECODE):
+        copies = any(s.mover is Mover.COPY and s.source.pool is pool for s in steps)
+        unknown = {n.name for n in scenario.cluster.nodes(pool) if n.host_link_bytes_per_s is None}
+        notes += [
+            f"{pool} node {name} has no host link in the catalog: copies between host memory and "
+            f"GPUs are not a limit here"
+            for name in sorted(unknown)
+            if copies
+        ]
+    if any(path.stays for path in table.paths):
+        thinking = any(means.hit_byte_seconds for means in scenario.class_means)
+        notes.append(
+            f"framework {table.name} keeps KV-cache on the decode GPUs between turns: "
+            + (
+                "for the think time alone, so its pull path is at best as good as this"
+                if thinking
+                else "this workload has no think time, so keeping it costs nothing here"
+            )
+        )
+        share = _first_turns(scenario)
+        if share > 0.001:
+            notes.append(
+                f"{share:.1%} of the hit tokens are of sessions' first turns, for which nothing was "
+                f"kept: framework {table.name} can pull at most the rest"
+            )
+    return notes
+
+
+def _first_turns(scenario: Scenario) -> float:
+    """Return the share of the hit tokens that belong to first turns; 0 of single requests."""
+    first, every = 0.0, 0.0
+    for traffic in scenario.classes:
+        workload = traffic.workload
+        if workload.turns > workload.session_count:
+            first += float(workload.hit_tokens[workload.offsets[:-1]].sum())
+            every += float(workload.hit_tokens.sum())
+    return first / every if every else 0.0

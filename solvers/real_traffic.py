@@ -37,10 +37,13 @@ def real_traffic_range(scenario: Scenario) -> RealTrafficRange:
 
     What the cluster shares (storage service, fabric) bounds the number of nodes rather than their
     ratio and is left out. ``serving`` takes the decode engines' operating point as it is at the
-    scenario's node counts. Raises InfeasibleError where the range is not defined: pools that are not
+    scenario's node counts. Raises InfeasibleError where the range is not defined: a framework whose
+    paths do not each read on their own side (:attr:`paths.StepTable.no_range`), pools that are not
     homogeneous, no storage NIC that can run out, no hits read from storage; or as
     :meth:`Scenario.loads`.
     """
+    if scenario.serving.table.no_range is not None:
+        raise InfeasibleError(scenario.serving.table.no_range)
     loads = scenario.loads()
     if not loads.homogeneous:
         raise InfeasibleError(

@@ -31,6 +31,7 @@ def configure(
     settings = scheduler_settings(scenario, policy, patience)
     solution = linear.CapacityProgram(
         alternatives.problem_of(scenario, scenario.class_loads()),
+        decode_reads=scenario.serving.table.splits,
         locality=scenario.zones is not None,
     ).solve()
     return replace(settings, expected_split=solution.split), with_prices(scenario, solution)

@@ -18,6 +18,7 @@ from typing import Any
 import sympy
 from sympy import Expr, Max, Min, Rational, Symbol
 
+from dualpath_model.errors import InfeasibleError
 from dualpath_model.loads import Demand, movement
 from dualpath_model.paths import PAPER, Direction, Key, Payload, Pool, Resource, StepTable
 
@@ -171,7 +172,13 @@ def crossing(falling: Line, rising: Line) -> tuple[Expr, Expr]:
 
 
 def storage_bound(table: StepTable = PAPER, rate: Rate = paper_rate) -> tuple[Expr, Expr]:
-    """Return x* and requests/s where the storage NICs of both sides are all that binds."""
+    """Return x* and requests/s where the storage NICs of both sides are all that binds.
+
+    Raises InfeasibleError for a table whose paths do not each read on their own side: no split then
+    shares the reads between the two.
+    """
+    if table.no_range is not None:
+        raise InfeasibleError(table.no_range)
     return crossing(line(SNIC_P, table, rate), line(SNIC_D, table, rate))
 
 

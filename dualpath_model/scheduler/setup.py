@@ -147,6 +147,8 @@ def transfer_costs(
         hit, miss = hit.on_shared_nic(pool), miss.on_shared_nic(pool)
     near_split = 0.0 if pool is Pool.PREFILL else 1.0
     near, far, always = hit.at(near_split), hit.at(1.0 - near_split), miss.at(0.0)
+    if not serving.table.splits:  # both nodes read every hit: all of it is their own
+        far = {}
     columns = [
         (key, rate)
         for key, rate in movement_capacity(node, pool, scenario.efficiencies).items()

@@ -29,7 +29,7 @@ from solvers.simulator.state import (
     Sim,
     drop,
 )
-from solvers.simulator.transfers import give_room_back, use
+from solvers.simulator.transfers import decode_room, give_room_back, use
 
 _SAME_STEP = 1e-6  # of a step: rounding of times to nanoseconds
 
@@ -116,7 +116,10 @@ def admit(sim: Sim, node: int, now: int) -> None:
     later = agents[queues.first[node], MOVE_END] if queues.length[node] > 0 else NEVER
     set_time(world.agenda, sim.entries[MOVE_ENTRY] + node, later)
     engine, prompt = agents[agent, DECODE], sim.traffic.prompt[agents[agent, TURN]]
-    give_room_back(sim, node, prompt, now)
+    room = decode_room(sim, agent)
+    if room > 0:
+        give_room_back(sim, node, room, now)
+    arrived(sim, agent, now)
     agents[agent, ADMITTED] = now
     unit = sim.machine.decode_unit[engine]
     advance(sim, unit, now)
@@ -128,6 +131,19 @@ def admit(sim: Sim, node: int, now: int) -> None:
     steps = begins + 1.0 - world.progress[unit]
     agents[agent, SECOND_TOKEN] = now + int(steps * world.slowest_s[unit] * SECOND)
     next_event(sim, unit, now)
+
+
+@compilable
+def arrived(sim: Sim, agent: int, now: int) -> None:
+    """A request's KV-cache has left the prefill node; nothing waits for that."""
+
+
+@compilable
+def leave(sim: Sim, agent: int) -> None:
+    """A request that has its last token leaves its decode engine, and its KV-cache with it."""
+    engine, turn = sim.world.agents[agent, DECODE], sim.world.agents[agent, TURN]
+    prompt, output = sim.traffic.prompt[turn], sim.traffic.output[turn]
+    add_decode(sim.decode, sim.nodes, engine, -1, -prompt, -(prompt + output))
 
 
 @compilable
@@ -157,7 +173,7 @@ def block_or_end(sim: Sim, unit: int, now: int) -> int:
         world.context[engine] -= prompt + blocks * block
         if world.running[engine] == 0:
             world.context[engine] = 0.0
-        add_decode(sim.decode, sim.nodes, engine, -1, -prompt, -(prompt + output))
+        leave(sim, agent)
     reckon(sim, unit, engine)
     next_event(sim, unit, now)
     return int(agent)

@@ -52,7 +52,7 @@ from solvers.simulator.state import (
     Sim,
     append,
 )
-from solvers.simulator.transfers import read_ended, room_is_free
+from solvers.simulator.transfers import call_node, read_ended
 
 
 @compilable
@@ -62,10 +62,18 @@ def submit(sim: Sim, agent: int, now: int) -> None:
     agents = world.agents
     agents[agent, SUBMITTED] = now
     agents[agent, PREFILL] = -1
-    agents[agent, DECODE] = -1
     agents[agent, COMPUTED] = 0
     count_inside(sim.results.totals, 1, now)
     call_leaders(sim, now)
+    ask_for_engines(sim, agent)
+
+
+@compilable
+def ask_for_engines(sim: Sim, agent: int) -> None:
+    """A turn waits for a prefill and for a decode engine."""
+    world = sim.world
+    agents = world.agents
+    agents[agent, DECODE] = -1
     common = world.prefill_queues.first.shape[0] - 1
     append(world.prefill_queues, common, agents, NEXT_PREFILL, agent)
     common = world.decode_queues.first.shape[0] - 1
@@ -182,7 +190,7 @@ def run(sim: Sim, until_ns: int, most_events: int) -> int:
         elif entry < entries[BUFFER_ENTRY]:
             batch_ended(sim, entry - entries[PREFILL_ENTRY], now)
         elif entry < entries[PREFILL_LEADER_ENTRY]:
-            room_is_free(sim, entry - entries[BUFFER_ENTRY], now)
+            call_node(sim, entry - entries[BUFFER_ENTRY], now)
         elif entry < entries[MOVE_ENTRY]:
             fetch(sim, entry, now)
         elif entry < entries[DECODE_ENTRY]:

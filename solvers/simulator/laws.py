@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from solvers.simulator import state as arrays
+from solvers.simulator.frameworks import hit_reads
 from solvers.simulator.model import Simulation
 
 _ROUNDING = 1e-9
@@ -17,7 +18,8 @@ class ConservationError(AssertionError):
 def check(run: Simulation, end_s: float) -> None:
     """Hold a run that stopped at ``end_s`` to the laws. Raises ConservationError.
 
-    1. A turn's times are in order. 2. The storage NICs have read what the ended turns hit, and no more
+    1. A turn's times are in order. 2. The storage NICs have read what the ended turns hit, as often
+    as the table says, and no more
     than was ordered. 3. What the ended turns appended and generated is stored, in whole blocks. 4. No
     resource has done more work than it had time for. 5. Little's law: the summed time of the
     turns inside is the integral of their number. 6. When every agent is done, every account is empty:
@@ -48,7 +50,10 @@ def _bytes_read(run: Simulation, rows: np.ndarray) -> None:
         return
     nodes = run.sim.nodes
     read = float((run.sim.world.work_s[:, -1] * nodes.read_rate).sum())
-    ended = float(run.sim.traffic.hit[rows[:, 1]].sum())
+    hit = run.sim.traffic.hit[rows[:, 1]]
+    first, second = hit_reads(run.table)
+    there = rows[:, arrays.RESULT_FIELDS.index("on_decode")] if run.table.splits else 0
+    ended = float(((hit - there) * first + there * second).sum())
     given = float(nodes.given.sum())
     if not ended * (1 - _ROUNDING) - 1 <= read <= given * (1 + _ROUNDING) + 1:
         raise ConservationError(
@@ -117,6 +122,9 @@ def _nothing_left(run: Simulation) -> None:
         "requests decoding": sim.world.decoding,
         "requests running": sim.world.running,
         "requests ready": sim.world.ready_queues.length,
+        "requests waiting for a prefill engine's HBM": sim.world.load_queues.length,
+        "requests loading into a prefill engine": sim.world.loading_queues.length,
+        "tokens left in prefill engines' HBM": _loaded_ahead(run),
         "requests in a forward batch": sim.world.in_batch,
         "requests waiting for a buffer": sim.world.buffer_queues.length,
         "requests waiting for a storage NIC": sim.world.read_queues.length,
@@ -126,3 +134,9 @@ def _nothing_left(run: Simulation) -> None:
     for name, account in accounts.items():
         if account.any():
             raise ConservationError(f"{name} at the end: {account.sum()}")
+
+
+def _loaded_ahead(run: Simulation) -> np.ndarray:
+    """Return the tokens in each prefill engine's HBM where hits are loaded ahead of their turn."""
+    taken = run.sim.machine.batch_room - run.sim.world.hbm_free
+    return taken * 0 if run.table.layerwise else taken

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from dualpath_model.cluster import Node
 from dualpath_model.compilation import Function
 from dualpath_model.errors import InputError
 from dualpath_model.loads import decode_step
-from dualpath_model.paths import Payload, Phase, Pool, Resource, Step
+from dualpath_model.paths import Payload, Phase, Pool, Resource, Step, StepTable
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler import placement
 from dualpath_model.scheduler.events import NodeJoined, Prices, Settings
@@ -31,6 +31,7 @@ from solvers.simulator import kernel
 from solvers.simulator import state as arrays
 from solvers.simulator.agenda import NEVER
 from solvers.simulator.constants import Constants
+from solvers.simulator.frameworks import check_simulated, follow
 
 FETCH_S = 0.05
 """How often a group's leader fetches."""
@@ -45,12 +46,13 @@ class Switches:
 
     ``layerwise``: hits are loaded and handed on layer by layer while prefill computes, and HBM holds one
     layer of a batch's context; otherwise loads come first, hand-off after, and HBM holds all layers.
+    None: as the scenario's framework does; True is refused where it does not.
     ``token_limit``: most tokens of a forward batch of an engine (0: no limit); the default is
     SGLang's chunked prefill size on such GPUs. ``batch_requests``: most requests of an engine in it.
     ``fetch_s``: seconds between two fetches of a leader.
     """
 
-    layerwise: bool = True
+    layerwise: bool | None = None
     token_limit: int = 8192
     batch_requests: int = 64
     fetch_s: float = FETCH_S
@@ -64,6 +66,14 @@ class Switches:
         if not 1e-6 <= self.fetch_s <= 60:
             raise InputError(f"fetch_s is {self.fetch_s}; it must be 0.000001 to 60 seconds")
 
+    def loads_layerwise(self, table: StepTable) -> bool:
+        """Return whether loads are layer by layer. Raises InputError if the table's never are."""
+        if self.layerwise and not table.layerwise:
+            raise InputError(
+                f"layerwise is given, but framework {table.name} loads request by request; leave it out"
+            )
+        return table.layerwise if self.layerwise is None else self.layerwise
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -75,6 +85,8 @@ class Simulation:
     buffer_tokens: np.ndarray
     """Tokens of KV-cache that each node's DRAM buffer holds, (N,)."""
     compiled: bool
+    table: StepTable
+    """Whose paths the run follows."""
 
     def bind(self, function: Function) -> Function:
         """Return a function of the kernel that follows the policy."""
@@ -149,8 +161,12 @@ def prepare(
     loading) the prefill engines, InfeasibleError if the LLM does not fit.
     """
     constants, switches = constants or Constants(), switches or Switches()
+    table = scenario.serving.table
     policy = policy_named(settings.policy)
     _check_modelled(scenario)
+    check_simulated(table, policy)
+    policy = follow(policy, table)
+    switches = replace(switches, layerwise=switches.loads_layerwise(table))
     if settings.patience:
         raise InputError(
             f"settings.patience is {settings.patience}; the simulator's queues are first in, first out, "
@@ -177,7 +193,7 @@ def prepare(
     sim = arrays.Sim(
         world, machine, traffic, state.prefill, state.decode, state.nodes, results, entries
     )
-    return Simulation(policy, sim, state, buffers, compiled)
+    return Simulation(policy, sim, state, buffers, compiled, table)
 
 
 def _check_modelled(scenario: Scenario) -> None:
@@ -242,11 +258,13 @@ def _machine(
 ) -> arrays.Machine:
     owners = _owners(scenario, state)
     prefill = [owners[node][1] for node in state.prefill.node]
-    near, far, miss = _transfers(scenario, owners, switches.layerwise)
+    table, layerwise = scenario.serving.table, bool(switches.layerwise)
+    near, far, miss = _transfers(scenario, owners, layerwise)
     if policy.moves_nothing:
         near, far, miss = near * 0.0, far * 0.0, miss * 0.0
     layers = scenario.llm.layers
-    together = layers if switches.layerwise else 1  # a layer of the batch's context, or all of it
+    # a layer of the batch's context, or all of it
+    together = layers if layerwise and table.one_layer else 1
     prefill_unit, decode_unit = _units(scenario, state)
     weights, kinds = _weights(scenario, state, most_requests)
     kv_s, flop_s = _request_seconds(scenario, state)
@@ -277,7 +295,7 @@ def _machine(
         request_step_s=constants.request_layer_s * layers,
         quota_s=scenario.rules.quota_s,
         token_limit=switches.token_limit,
-        layerwise=switches.layerwise,
+        layerwise=layerwise,
         fetch_ns=max(1, round(switches.fetch_s * 1e9)),
         z_factor=settings.z_factor,
         block_tokens=settings.block_tokens,
@@ -495,5 +513,8 @@ def _world(
         left=ints(switches.batch_requests),
         offered=ints(5, min(agents, _MOST_OFFERED)),
         placed=ints(min(agents, _MOST_OFFERED), 7),
+        hbm_free=machine.batch_room.copy(),
+        load_queues=queues(engines_p),
+        loading_queues=queues(engines_p),
     )
     return world, entries

@@ -36,7 +36,7 @@ from solvers.simulator.state import (
     append,
     drop,
 )
-from solvers.simulator.transfers import give_room_back, use, use_both
+from solvers.simulator.transfers import give_room_back, prefill_room, use, use_both
 
 
 @compilable
@@ -58,9 +58,25 @@ def batch_ended(sim: Sim, unit: int, now: int) -> None:
         world.in_batch[engine] = 0
         waiting += world.ready_queues.length[engine]
     if waiting > 0:
-        start_batch(sim, unit, now)
+        go_on(sim, unit, now)
     else:
         set_time(world.agenda, sim.entries[PREFILL_ENTRY] + unit, NEVER)
+
+
+@compilable
+def go_on(sim: Sim, unit: int, now: int) -> None:
+    """A unit has work and no batch."""
+    start_batch(sim, unit, now)
+
+
+@compilable
+def load(sim: Sim, agent: int, now: int) -> float:
+    """Load a request's hits for the chunk that starts now; return when they are there."""
+    if sim.world.agents[agent, COMPUTED] == 0:
+        return float(use_both(sim, LOAD, agent, 0, now))
+    if sim.machine.layerwise:  # a layer at a time, so every chunk needs them again
+        return float(use_both(sim, LOAD_AGAIN, agent, 0, now))
+    return float(now)
 
 
 @compilable
@@ -75,7 +91,7 @@ def start_batch(sim: Sim, unit: int, now: int) -> None:
         model = attention_of(machine.attention, engine, 0.0)
         quota = attention_of(machine.attention, engine, machine.quota_token_s[engine])
         head = world.ready_queues.first[engine]
-        count = looked_at(sim, engine)
+        count = looked_at(sim, engine, now)
         cached, left = world.cached[:count], world.left[:count]
         whole, part = pack(quota, cached, left, machine.quota_s, machine.token_limit)
         taken = whole + (1 if part > 0 else 0)
@@ -89,10 +105,7 @@ def start_batch(sim: Sim, unit: int, now: int) -> None:
             agents[agent, CHUNK] = size
             tokens += size
             attention_s += chunk_seconds(model, cached[i], size)
-            if agents[agent, COMPUTED] == 0:
-                loaded_ns = max(loaded_ns, use_both(sim, LOAD, agent, 0, now))
-            elif machine.layerwise:  # a layer at a time, so every chunk needs them again
-                loaded_ns = max(loaded_ns, use_both(sim, LOAD_AGAIN, agent, 0, now))
+            loaded_ns = max(loaded_ns, load(sim, agent, now))
             agent = agents[agent, NEXT_PREFILL]
         world.in_batch[engine] = taken
         compute_s = max(compute_s, attention_s + tokens * machine.linear_s[engine])
@@ -110,7 +123,13 @@ def start_batch(sim: Sim, unit: int, now: int) -> None:
 
 
 @compilable
-def looked_at(sim: Sim, engine: int) -> int:
+def loaded(sim: Sim, agent: int, now: int) -> bool:
+    """Tell whether a forward batch may take a ready request: its hits are loaded with the batch."""
+    return True
+
+
+@compilable
+def looked_at(sim: Sim, engine: int, now: int) -> int:
     """Write what the first ready requests of an engine have and need into the scratch arrays; return
     how many: as many as a batch looks at and the engine's HBM has room for, at least one.
     """
@@ -119,6 +138,8 @@ def looked_at(sim: Sim, engine: int) -> int:
     count = 0
     agent = world.ready_queues.first[engine]
     while count < min(world.cached.shape[0], world.ready_queues.length[engine]):
+        if not loaded(sim, agent, now):
+            break
         turn = world.agents[agent, TURN]
         room -= traffic.prompt[turn]
         if room < 0 and count > 0:
@@ -146,6 +167,22 @@ def attention_of(table: FloatArray, engine: int, more_s: float) -> AttentionTime
 
 
 @compilable
+def computed(sim: Sim, agent: int, now: int) -> None:
+    """Prefill is done: the prefill node's buffer no longer needs the hits."""
+    room = prefill_room(sim, agent)
+    if room > 0:
+        give_room_back(sim, sim.prefill.node[sim.world.agents[agent, PREFILL]], room, now)
+
+
+@compilable
+def store(sim: Sim, agent: int, tokens: int, now: int) -> None:
+    """Store appended tokens: the decode node does."""
+    engine = sim.world.agents[agent, DECODE]
+    number = sim.prefill.tok.shape[0] + engine
+    use(sim, APPEND, sim.decode.node[engine], number, 0, 0, tokens, now)
+
+
+@compilable
 def first_token(sim: Sim, agent: int, now: int) -> None:
     """Prefill is done: the KV-cache moves to the decode node and into the decode engine's HBM, and the
     blocks that the appended tokens and the first generated one complete are stored.
@@ -162,11 +199,9 @@ def first_token(sim: Sim, agent: int, now: int) -> None:
     add_transfers(sim.prefill, sim.decode, sim.nodes, node, other, here, there, prompt - hit, -1)
     end = int(use_both(sim, MOVE, agent, prompt - hit, now)) + 1
     stored = ((prompt + 1) // block - hit // block) * block
-    engine = sim.prefill.tok.shape[0] + agents[agent, DECODE]
-    use(sim, APPEND, other, engine, 0, 0, stored, now)
+    store(sim, agent, stored, now)
     sim.results.totals[WRITTEN_TOKENS] += stored
-    if here > 0:
-        give_room_back(sim, node, here, now)
+    computed(sim, agent, now)
     if world.move_queues.length[other] > 0:  # in the order of asking
         end = max(end, agents[world.move_queues.last[other], MOVE_END])
     agents[agent, MOVE_END] = end

@@ -116,6 +116,8 @@ AGENT_FIELDS = (
     "next_decode",  # in the queue for a decode engine, then in the decode node's transfer queue
     "next_read",  # in the prefill node's queue for its buffer, then for its storage NIC
     "next_read_decode",  # in those of the decode node
+    "kept",  # tokens that the decode engine holds for the next turn (frameworks.py)
+    "loaded",  # when the hits are in the prefill engine's HBM, ns, where they come before its turn
 )
 """Columns of the table of agents: what each one's turn in flight is doing. One row is three cache
 lines; a column each would be one line a field.
@@ -142,7 +144,9 @@ lines; a column each would be one line a field.
     NEXT_DECODE,
     NEXT_READ,
     NEXT_READ_DECODE,
-) = range(21)
+    KEPT,
+    LOADED,
+) = range(23)
 
 
 class Queues(NamedTuple):
@@ -218,7 +222,7 @@ class World(NamedTuple):
     """Everything that changes while the kernel runs."""
 
     agents: IntArray
-    """See AGENT_FIELDS, (A, 21)."""
+    """See AGENT_FIELDS, (A, 23)."""
     prefill_queues: Queues
     """By prefill group; the last one is the common queue."""
     decode_queues: Queues
@@ -276,6 +280,12 @@ class World(NamedTuple):
     """Scratch: prompt, hit, hold, prefill engine and agent of requests offered to a group, (5, B)."""
     placed: IntArray
     """Scratch: where they went, (B, 7)."""
+    hbm_free: IntArray
+    """Tokens of room in each prefill engine's HBM, where hits are loaded ahead of its turn, (Ep,)."""
+    load_queues: Queues
+    """By prefill engine: who waits for that room."""
+    loading_queues: Queues
+    """By prefill engine: whose hits are on their way into it, in the order of asking."""
 
 
 class Sim(NamedTuple):

@@ -78,15 +78,27 @@ def use_both(sim: Sim, phase: int, agent: int, miss: int, now: int) -> float:
 
 
 @compilable
+def decode_room(sim: Sim, agent: int) -> int:
+    """Return the tokens that a request needs in its decode node's buffer: the prompt is handed there."""
+    return int(sim.traffic.prompt[sim.world.agents[agent, TURN]])
+
+
+@compilable
+def prefill_room(sim: Sim, agent: int) -> int:
+    """Return the tokens that a request needs in its prefill node's buffer: what that node reads."""
+    return int(sim.world.agents[agent, ON_PREFILL])
+
+
+@compilable
 def ask_for_room(sim: Sim, agent: int, now: int) -> None:
     """A request has both engines: it needs room for its prompt on the decode node, then for what the
     prefill node reads there. The decode side comes first everywhere, so nobody waits in a circle.
     """
     world = sim.world
     node = sim.decode.node[world.agents[agent, DECODE]]
-    prompt = sim.traffic.prompt[world.agents[agent, TURN]]
-    if world.buffer_queues.length[node] == 0 and world.buffer_free[node] >= prompt:
-        world.buffer_free[node] -= prompt
+    tokens = decode_room(sim, agent)
+    if world.buffer_queues.length[node] == 0 and world.buffer_free[node] >= tokens:
+        world.buffer_free[node] -= tokens
         ask_for_prefill_room(sim, agent, now)
     else:
         append(world.buffer_queues, node, world.agents, NEXT_READ + 1, agent)
@@ -97,7 +109,7 @@ def ask_for_prefill_room(sim: Sim, agent: int, now: int) -> None:
     """A request has its room on the decode node."""
     world = sim.world
     node = sim.prefill.node[world.agents[agent, PREFILL]]
-    tokens = world.agents[agent, ON_PREFILL]
+    tokens = prefill_room(sim, agent)
     if tokens == 0:
         queue_reads(sim, agent, now)
     elif world.buffer_queues.length[node] == 0 and world.buffer_free[node] >= tokens:
@@ -116,13 +128,19 @@ def give_room_back(sim: Sim, node: int, tokens: int, now: int) -> None:
 
 
 @compilable
+def call_node(sim: Sim, node: int, now: int) -> None:
+    """A node's memory has room."""
+    room_is_free(sim, node, now)
+
+
+@compilable
 def room_is_free(sim: Sim, node: int, now: int) -> None:
     """Those who wait for a buffer take the room that has become free, in order."""
     world, side = sim.world, sim.nodes.decode[node]
     agents = world.agents
     while world.buffer_queues.length[node] > 0:
         agent = world.buffer_queues.first[node]
-        tokens = sim.traffic.prompt[agents[agent, TURN]] if side else agents[agent, ON_PREFILL]
+        tokens = decode_room(sim, agent) if side else prefill_room(sim, agent)
         if tokens > world.buffer_free[node]:
             break
         drop(world.buffer_queues, node, agents, NEXT_READ + side, 1)
@@ -138,13 +156,19 @@ def room_is_free(sim: Sim, node: int, now: int) -> None:
 
 
 @compilable
+def to_read(sim: Sim, agent: int, side: int) -> int:
+    """Return the tokens that a request's prefill (side 0) or decode node reads from storage."""
+    return int(sim.world.agents[agent, ON_DECODE if side else ON_PREFILL])
+
+
+@compilable
 def queue_reads(sim: Sim, agent: int, now: int) -> None:
     """A request has all its room: queue its reads."""
     agents, queues = sim.world.agents, sim.world.read_queues
     agents[agent, ALLOCATED] = now
     agents[agent, READS] = 0
     for side in range(2):
-        tokens = agents[agent, ON_DECODE] if side else agents[agent, ON_PREFILL]
+        tokens = to_read(sim, agent, side)
         if tokens == 0:
             continue
         if side:

@@ -238,3 +238,52 @@ def test_a_wrong_option_is_bad_input() -> None:
     done = dualpath("plan", "ds-27b-1p1d", "--colour")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+# ---- frameworks ------------------------------------------------------------------------------------
+
+
+def test_frameworks_are_compared_side_by_side() -> None:
+    found = json_of("plan", "deepseek-660b-2p4d", "--compare-frameworks")
+    assert found["own"] == "paper"
+    rows = {row["framework"]: row for row in found["frameworks"]}
+    assert list(rows) == ["paper", "vllm", "vllm-pull", "sglang", "dynamo"]
+    for row in rows.values():
+        assert set(row["bottleneck"]) == {"pool", "resource", "direction"}
+        assert row["throughput_requests_per_s"] > 0
+        assert row["first_token"]
+    assert rows["paper"]["fraction_of_paper"] == 1.0
+    assert rows["sglang"]["split"] is None
+    assert "request by request, not layer by layer" in rows["vllm"]["first_token"]
+    done = dualpath("plan", "deepseek-660b-2p4d", "--compare-frameworks")
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in rows)
+    assert "no choice" in done.stdout
+
+
+def test_the_comparison_has_no_report(tmp_path: Path) -> None:
+    words = ("plan", "ds-27b-1p1d", "--compare-frameworks", "--html", tmp_path / "a.html")
+    assert "--compare-frameworks has no --html" in refused(*words)
+
+
+def in_framework(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.yaml"
+    text = (ROOT / "examples" / "ds-27b-1p1d.yaml").read_text()
+    path.write_text(f"{text}\nframework: {name}\n")
+    return path
+
+
+def test_a_plan_is_of_the_scenarios_framework(tmp_path: Path) -> None:
+    found = json_of("plan", in_framework(tmp_path, "sglang"))
+    assert found["framework"] == "sglang"
+    assert found["bottleneck_free"]["low"] is None
+    assert "framework sglang has no bottleneck-free range" in found["bottleneck_free"]["reason"]
+    assert "the nearest are vllm" in refused("plan", in_framework(tmp_path, "vlm"))
+
+
+@pytest.mark.parametrize("command", ["simulate", "capacity"])
+def test_the_simulator_says_what_it_cannot_do_for_a_framework(command: str, tmp_path: Path) -> None:
+    sentence = refused(command, in_framework(tmp_path, "dynamo"))
+    assert "does not model prefill on decode nodes, so ask `dualpath plan`" in sentence
+    sentence = refused(command, in_framework(tmp_path, "vllm"), "--layerwise")
+    assert "framework vllm loads request by request" in sentence

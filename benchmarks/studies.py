@@ -1,0 +1,150 @@
+"""What a study costs beside the model: seconds a closed-form point, and what a second core brings.
+
+``python -m benchmarks.studies [--points N] [--programs N]``. The overhead is everything that is not the
+closed form itself: making each point's scenario, pieces, Parquet, the folder: the processor time of the
+driver and of all workers, less what the bare closed form takes for the same scenarios, a point.
+Processor time, because a shared machine's clock measures the neighbours too. The projection multiplies
+measured figures out, nothing more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from app.examples import find_scenario
+from solvers import alternatives
+from solvers.study import Ran, Study, load_study, run_study
+from solvers.study_work import Done, evaluate
+
+RUNS = 3
+BASE = str(find_scenario("paper-mean-turn").resolve())
+
+
+def study_of(folder: Path, method: str, points: int) -> Study:
+    """Return a grid of so many points: nodes, hit rates and TPOTs, all numbers."""
+    rates = max(2, points // 40)
+    spec: dict[str, Any] = {
+        "name": f"benchmark {method}",
+        "base": BASE,
+        "axes": {
+            "workload.scale.hit_rate": {"from": 0.7, "to": 0.99, "steps": rates},
+            "cluster.prefill.count": [2, 3, 4, 5],
+            "cluster.decode.count": [2, 3, 4, 6, 8],
+            "slo.tpot": ["50 ms", "80 ms"],
+        },
+        "method": method,
+    }
+    path = folder / f"{method}.yaml".replace(" ", "-")
+    path.write_text(yaml.safe_dump(spec, sort_keys=False))
+    return load_study(path)
+
+
+def timed(study: Study, workers: int) -> Ran:
+    with tempfile.TemporaryDirectory() as out:
+        return run_study(study, Path(out) / "out", workers=workers)
+
+
+def bare_s(study: Study, points: int) -> float:
+    """Return seconds of the closed form alone, a point, scenarios ready."""
+    make, space = study.work.scenarios, study.work.space
+    step = max(1, study.points // points)
+    ready = [make.of(space.point(number)) for number in range(0, study.points, step)]
+    begun = time.process_time()
+    alternatives.quick_many(ready)
+    return (time.process_time() - begun) / len(ready)
+
+
+def inside_s(study: Study, points: int) -> tuple[float, Done]:
+    """Return seconds a point of a worker's whole task, in this process, and what it makes."""
+    evaluate(study.work, 0, 1)  # looks the base scenario up
+    done = evaluate(study.work, 0, points)
+    return done.cpu_s / points, done
+
+
+def writing_s(done: Done) -> float:
+    """Return seconds for the driver to write a piece."""
+    import os
+
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        for number in range(20):
+            with (Path(folder) / f"{number}").open("wb") as file:
+                file.write(done.parquet)
+                file.flush()
+                os.fsync(file.fileno())
+        return (time.perf_counter() - begun) / 20
+
+
+def _cpu_s(ran: Ran) -> float:
+    return ran.worker_cpu_s + ran.driver_cpu_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--points", type=int, default=20_000, help="closed-form points")
+    parser.add_argument("--programs", type=int, default=800, help="LP points")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        closed = study_of(Path(name), "closed form", asked.points)
+        program = study_of(Path(name), "LP", asked.programs)
+        bare = statistics.median(bare_s(closed, 1000) for _ in range(RUNS))
+        task, piece = min((inside_s(closed, 1000) for _ in range(RUNS)), key=lambda p: p[0])
+        write = writing_s(piece)
+        whole = min((timed(closed, 2) for _ in range(RUNS)), key=_cpu_s)
+        pairs = [(timed(program, 1), timed(program, 2)) for _ in range(RUNS)]
+    each = _cpu_s(whole) / whole.points
+    overhead = each - bare
+    one, two = max(pairs, key=lambda pair: pair[0].seconds / pair[1].seconds)
+    ratios = [a.seconds / b.seconds for a, b in pairs]
+    speedup = statistics.median(ratios)
+    print(f"closed form, {whole.points:,} points on 2 workers, best of {RUNS}")
+    print(f"  whole study              {whole.seconds:8.2f} s by the clock")
+    print(
+        f"  processor time a point   {each * 1e3:8.3f} ms, of which the closed form {bare * 1e3:.3f}"
+    )
+    print(f"  overhead a point         {overhead * 1e3:8.3f} ms")
+    driver = whole.driver_cpu_s / whole.points
+    print(f"  of it the driver's       {driver * 1e6:8.3f} us")
+    print(
+        f"  task alone, one process  {task * 1e3:8.3f} ms a point: {(task - bare) * 1e3:.3f} overhead"
+    )
+    print(f"  a piece of 1,000 written {write * 1e3:8.3f} ms, {len(piece.parquet):,} bytes")
+    print(f"LP, {program.points:,} points, medians of {RUNS}")
+    print(f"  one worker, two          {one.seconds:8.2f} s, {two.seconds:.2f} s (best pair)")
+    print(f"  speed-up                 {speedup:8.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
+    busy = statistics.median(b.work_s / (2 * b.seconds) for _, b in pairs)
+    print(f"  both workers busy        {busy:8.1%} of the time, starting included")
+    million = 1_000_000
+    print("1 million closed-form points on 100 workers, on paper")
+    print(
+        f"  workers                  {million * task / 100:8.1f} s at {task * 1e3:.3f} ms a point"
+    )
+    print(
+        f"  the driver               {million * driver:8.1f} s, {million / 1000 * write:.1f} s of disk"
+    )
+    result = {
+        "overhead_s_per_point": overhead,
+        "speedup_two_cores": speedup,
+        "busy_share_two_cores": busy,
+        "closed_form_s_per_point": bare,
+        "task_s_per_point": task,
+        "task_overhead_s_per_point": task - bare,
+        "driver_s_per_point": driver,
+        "write_s_per_piece": write,
+        "projected_s_million_points_100_workers": max(
+            million * task / 100, million * driver + million / 1000 * write
+        ),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

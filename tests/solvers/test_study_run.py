@@ -1,0 +1,190 @@
+"""The loop and the folder: no point lost, none twice, whatever dies and in whatever order."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dualpath_model.errors import InputError
+from solvers.study import Study, load_study, read_study, run_study
+from solvers.study_engines import Outcome, WorkerDiedError
+from solvers.study_run import drive
+from solvers.study_store import POINTS, RESULTS, Range, opened
+from solvers.study_work import Done, evaluate
+from tests.solvers.studies import GRID, made, write
+
+
+class Fake:
+    """An engine in this process that ends pieces in any order and dies at chosen points."""
+
+    def __init__(self, study: Study, deadly: set[int], shared: bool, seed: int) -> None:
+        self.workers = 2
+        self.study, self.deadly, self.shared = study, deadly, shared
+        self.draw = random.Random(seed)
+        self.pieces: list[Range] = []
+        self.tried: dict[int, int] = {}
+        self.most = 0
+
+    def submit(self, piece: Range) -> None:
+        self.pieces.append(piece)
+        self.most = max(self.most, len(self.pieces))
+
+    def finished(self, timeout_s: float) -> list[tuple[Range, Outcome]]:
+        self.draw.shuffle(self.pieces)
+        piece = self.pieces.pop()
+        kills = [n for n in range(*piece) if n in self.deadly]
+        for number in kills[:1]:
+            self.tried[number] = self.tried.get(number, 0) + 1
+        if not kills:
+            return [(piece, evaluate(self.study.work, *piece))]
+        died = [piece, *self.pieces] if self.shared else [piece]
+        self.pieces = [] if self.shared else self.pieces
+        return [(one, WorkerDiedError("killed")) for one in died]
+
+    def close(self) -> None:
+        pass
+
+
+@given(
+    deadly=st.sets(st.integers(0, 23), max_size=4),
+    shared=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_whatever_dies_every_point_is_there_once(
+    tmp_path_factory: pytest.TempPathFactory, deadly: set[int], shared: bool, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("study")
+    study = made(folder, GRID)
+    engine = Fake(study, deadly, shared, seed)
+    with opened(folder / "out", study.work, study.manifest) as store:
+        ran = drive(study.work, store, engine, lambda share, text: None)
+    table = read_study(folder / "out")
+    assert table.column("point").to_pylist() == list(range(24))
+    kinds = table.column("failure").to_pylist()
+    assert {n for n, kind in enumerate(kinds) if kind == "worker died"} == deadly
+    assert all(engine.tried[number] >= 2 for number in deadly)
+    assert ran.points == 24 and engine.most <= 4
+
+
+def test_results_do_not_depend_on_the_pieces(tmp_path: Path) -> None:
+    study = made(tmp_path, GRID)
+    files = []
+    for name, cuts in (("a", [0, 24]), ("b", [0, 1, 7, 8, 20, 24])):
+        with opened(tmp_path / name, study.work, study.manifest) as store:
+            pieces = list(itertools.pairwise(cuts))
+            for start, stop in reversed(pieces):
+                store.add(evaluate(study.work, start, stop))
+            assert store.missing() == []
+            files.append(store.finish().read_bytes())
+    assert files[0] == files[1]
+
+
+def test_a_second_run_works_on_what_is_missing_alone(tmp_path: Path) -> None:
+    study = made(tmp_path, GRID)
+    with opened(tmp_path / "out", study.work, study.manifest) as store:
+        store.add(evaluate(study.work, 3, 9))
+        store.add(evaluate(study.work, 12, 13))
+        assert store.missing() == [(0, 3), (9, 12), (13, 24)]
+        (tmp_path / "out" / POINTS / ".aside-points-x").write_bytes(b"half")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / POINTS).glob("points-*")}
+    engine = Fake(study, set(), False, 0)
+    with opened(tmp_path / "out", study.work, study.manifest) as store:
+        assert not list((tmp_path / "out" / POINTS).glob(".aside-*"))
+        ran = drive(study.work, store, engine, lambda share, text: None)
+    assert ran.points == 24 - 7
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+    assert read_study(tmp_path / "out").column("point").to_pylist() == list(range(24))
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
+    study = made(tmp_path, GRID)
+    told = []
+
+    def tell(share: float, text: str) -> None:
+        told.append(share)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    with (
+        opened(tmp_path / "out", study.work, study.manifest) as store,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        drive(study.work, store, Fake(study, set(), False, 1), tell)
+    done = read_study(tmp_path / "out").num_rows
+    assert 0 < done < 24 and told == sorted(told)
+    assert not (tmp_path / "out" / RESULTS).exists()
+
+
+def test_a_point_s_row_says_where_it_came_from(tmp_path: Path) -> None:
+    study = made(tmp_path, GRID)
+    run_study(study, tmp_path / "out", workers=1)
+    table = pyarrow.parquet.read_table(tmp_path / "out" / RESULTS)
+    assert table.schema.field("slo.tpot").metadata[b"unit"] == b"s"
+    assert table.num_rows == study.points
+    frame = table.to_pandas()
+    assert list(frame.columns[:2]) == ["point", "seed"] and frame.seed.is_unique
+    assert frame[frame.failure.isna()].throughput_requests_per_s.gt(0).all()
+
+
+def test_another_study_is_not_mixed_in(tmp_path: Path) -> None:
+    run_study(made(tmp_path, GRID), tmp_path / "out", workers=1)
+    other = made(tmp_path, {**GRID, "seed": 1, "metrics": ["split"]})
+    with pytest.raises(InputError, match="another study, 'grid', which differs in metrics, seed"):
+        run_study(other, tmp_path / "out", workers=1)
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="holds other files and no study"):
+        run_study(made(tmp_path, GRID), tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_keeps_a_second_one_out(tmp_path: Path) -> None:
+    study = made(tmp_path, GRID)
+    with (
+        opened(tmp_path / "out", study.work, study.manifest),
+        pytest.raises(InputError, match="another run is at this study now"),
+        opened(tmp_path / "out", study.work, study.manifest),
+    ):
+        pass
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    study = made(tmp_path, GRID)
+    with opened(tmp_path / "out", study.work, study.manifest) as store:
+        store.add(Done(0, 2, b"no parquet", 0, 0.0))
+        with pytest.raises(InputError, match=r"points-000000000-000000002.parquet is damaged"):
+            store.missing()
+    with pytest.raises(InputError, match="is damaged"):
+        read_study(tmp_path / "out")
+
+
+def test_a_folder_that_is_no_study_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no study: it has no study.json"):
+        read_study(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_place_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be written"):
+        run_study(made(tmp_path, GRID), tmp_path / "out")
+
+
+def test_places_that_cannot_be_folders_are_refused(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, GRID))
+    with pytest.raises(InputError, match="does not exist; make it first"):
+        run_study(study, tmp_path / "no" / "out")
+    with pytest.raises(InputError, match="is a file"):
+        run_study(study, tmp_path / "study.yaml")
+    with pytest.raises(InputError, match=r"cannot be written|does not exist"):
+        run_study(study, Path("/proc/out"))
