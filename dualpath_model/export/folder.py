@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import os
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Any
 
 from dualpath_model.errors import InputError
 from dualpath_model.export.plan_file import PlanFile
-from dualpath_model.export.quoting import code, json_text, markdown
+from dualpath_model.export.quoting import code, json_text, markdown, one_line
 from dualpath_model.export.site import Site
 from dualpath_model.export.target import Asked, Bundle, Target
 
@@ -56,11 +56,12 @@ def export(
 def write(made: Export, out: Path, *, force: bool = False) -> None:
     """Write the files into a new folder ``out``: all of them or none.
 
-    ``force``: an export's folder that is there is replaced. Raises InputError if ``out`` is a file, is a
-    folder already (without ``force``) or one that is no export, or cannot be written.
+    ``force``: an export's folder that is there is replaced; a symbolic link stays, what it leads to is
+    replaced. Raises InputError if ``out`` is a file, is a folder already (without ``force``), one that
+    no export wrote or that holds other files, or cannot be written.
     """
     _check(out, force)
-    out = Path(os.path.abspath(out))  # noqa: PTH100  # a symbolic link stays what it is
+    out = out.resolve()
     try:
         aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:50]}."))
     except OSError as error:
@@ -78,7 +79,7 @@ def write(made: Export, out: Path, *, force: bool = False) -> None:
             out.rename(aside / "old")
             try:
                 new.rename(out)
-            except OSError:
+            except BaseException:  # Ctrl-C too: never without the old or the new one
                 (aside / "old").rename(out)
                 raise
         else:
@@ -92,16 +93,20 @@ def write(made: Export, out: Path, *, force: bool = False) -> None:
 def diff(made: Export, out: Path) -> str:
     """Return what writing would change in ``out``, as a unified diff; empty: nothing.
 
-    Raises InputError if ``out`` is not a folder.
+    Raises InputError if ``out`` is not a folder that an export wrote, or cannot be read.
     """
     if not out.is_dir():
         what = "is a file" if out.exists() else "does not exist"
         raise InputError(f"{out} {what}; --diff compares with a folder that an export wrote")
-    there = {
-        str(path.relative_to(out)): path.read_text(encoding="utf-8", errors="replace")
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-    }
+    _check(out, force=True)
+    try:
+        there = {
+            str(path.relative_to(out)): path.read_text(encoding="utf-8", errors="replace")
+            for path in sorted(out.rglob("*"))
+            if path.is_file()
+        }
+    except OSError as error:
+        raise InputError(f"{out}: cannot be read ({error.strerror}); check permissions") from None
     lines: list[str] = []
     for name in sorted(there.keys() | made.files.keys()):
         old, new = there.get(name), made.files.get(name)
@@ -116,6 +121,8 @@ def diff(made: Export, out: Path) -> str:
 
 def _check(out: Path, force: bool) -> None:
     try:
+        if out.is_symlink() and not out.exists():
+            raise InputError(f"{out} is a symbolic link to nothing; give another name")
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; give --out the name of a new folder")
         if not out.parent.is_dir():
@@ -130,8 +137,32 @@ def _check(out: Path, force: bool) -> None:
             raise InputError(
                 f"{out} is there already; --force replaces it, --diff shows what would change"
             )
+        _check_ours(out)
     except OSError as error:
         raise _refused(out, error) from None
+
+
+def _check_ours(out: Path) -> None:
+    """Refuse to replace what no export wrote: version control, notes, files of another make."""
+    if not (out / MARK).is_file():
+        return
+    try:
+        files = json.loads((out / MARK).read_text(encoding="utf-8"))["files"]
+        ours = {MARK, "README.md", *map(str, files)}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{out}: {MARK} is not what an export wrote; give another name") from None
+    tops = {name.split("/")[0] for name in ours}
+    # a folder that is not ours is named, and not looked into
+    others = sorted(path.name for path in out.iterdir() if path.name not in tops)
+    for top in sorted({name.split("/")[0] for name in ours if "/" in name}):
+        inside = (str(p.relative_to(out)) for p in (out / top).rglob("*") if not p.is_dir())
+        others += sorted(name for name in inside if name not in ours)
+    if others:
+        shown = ", ".join(map(one_line, others[:3])) + (", ..." if len(others) > 3 else "")
+        raise InputError(
+            f"{out} has files that no export wrote ({shown}); move them, or give another name (version "
+            f"control belongs one folder up)"
+        )
 
 
 def _refused(path: Path, error: OSError) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -93,8 +94,9 @@ def parse_plan(data: Any, file: str = "plan") -> PlanFile:
             f"{file}: throughput_requests_per_s is {rate}, so this plan serves nothing and there is "
             f"nothing to deploy; change the scenario until `dualpath plan` has an answer"
         )
+    _check_finite(file, data)
     try:
-        return _adapter().validate_python(data)
+        found = _adapter().validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -102,6 +104,8 @@ def parse_plan(data: Any, file: str = "plan") -> PlanFile:
             f"{file}: {where}: {first['msg'].lower()}, but it is {first['input']!r:.80}; make the plan "
             f"again with `dualpath plan SCENARIO --json FILE`"
         ) from None
+    _check_kinds(file, found)
+    return found
 
 
 def read_plan(path: Path) -> PlanFile:
@@ -123,6 +127,45 @@ def _check_version(file: str, field: str, found: object, newest: int) -> None:
             f"{file}: {field} is {found}, but this dualpath knows plans up to {newest}; update "
             f"dualpath, or make the plan with this one"
         )
+
+
+def _check_finite(file: str, data: Any, field: str = "") -> None:
+    """Refuse numbers that are none: JSON has no nan and no infinity, but Python's reader takes them."""
+    if isinstance(data, dict | list):
+        for key, part in data.items() if isinstance(data, dict) else enumerate(data):
+            _check_finite(file, part, f"{field}.{key}" if field else str(key))
+    elif isinstance(data, float) and not math.isfinite(data):
+        raise InputError(
+            f"{file}: {field} is {data}, which is no number; make the plan again with `dualpath plan "
+            f"SCENARIO --json FILE`"
+        )
+
+
+def _check_kinds(file: str, plan: PlanFile) -> None:
+    """Refuse hardware that cannot be, and nodes whose kind is not there."""
+    again = "make the plan again with `dualpath plan SCENARIO --json FILE`"
+    places = set()
+    for number, kind in enumerate(plan.deployment.kinds):
+        where = f"{file}: deployment.kinds.{number}"
+        for name in ("gpus", "tensor", "expert", "storage_read_bytes_per_s"):
+            if not getattr(kind, name) > 0:
+                raise InputError(f"{where}.{name} is {getattr(kind, name)}, not above 0; {again}")
+        if kind.gpus % kind.tensor:
+            raise InputError(
+                f"{where}.tensor is {kind.tensor}, which does not divide its {kind.gpus} GPUs; {again}"
+            )
+        if not kind.positions:
+            raise InputError(f"{where}.positions is empty; {again}")
+        places |= {(kind.pool, position): kind.engines for position in kind.positions}.items()
+    engines = dict(places)
+    for node in plan.deployment.nodes:
+        digits = node.node[1:]
+        place = (node.pool, int(digits) if digits.isdecimal() and len(digits) < 9 else -1)
+        if engines.get(place) != len(node.engines):
+            raise InputError(
+                f"{file}: deployment.nodes: {node.node!r:.40} has {len(node.engines)} engines, which "
+                f"deployment.kinds does not say of it; {again}"
+            )
 
 
 @cache

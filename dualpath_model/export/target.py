@@ -111,7 +111,7 @@ class Target:
                 f"target version {given} of {self.name} is older than {self.versions[0]}, the oldest "
                 f"whose fields are known; take {self.versions[0]} or newer"
             )
-        return given
+        return str(found)
 
 
 def no_decode_reads(plan: PlanFile, because: str) -> Dropped:

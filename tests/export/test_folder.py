@@ -28,9 +28,8 @@ def test_a_folder_is_written_once(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == set(made("scheduler").files)
     with pytest.raises(InputError, match="is there already; --force replaces it"):
         write(made("scheduler"), out)
-    (out / "left over").write_text("")
-    write(made("scheduler"), out, force=True)
-    assert not (out / "left over").exists()
+    write(made("scheduler", "heterogeneous"), out, force=True)
+    assert diff(made("scheduler", "heterogeneous"), out) == ""
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -71,10 +70,8 @@ def test_the_difference_is_shown(tmp_path: Path) -> None:
     write(made("scheduler"), out)
     assert diff(made("scheduler"), out) == ""
     (out / "scheduler.schema.json").unlink()
-    (out / "more.txt").write_text("not ours")
     shown = diff(made("scheduler", "deepseek-660b-2p4d"), out)
     assert "--- /dev/null\n+++ b/scheduler.schema.json" in shown
-    assert "--- a/more.txt\n+++ /dev/null\n@@ -1 +0,0 @@\n-not ours\n" in shown
     other = diff(made("scheduler", "heterogeneous"), out)
     assert '-  "split":' in other
     assert '+  "split":' in other
@@ -82,7 +79,34 @@ def test_the_difference_is_shown(tmp_path: Path) -> None:
         diff(made("scheduler"), tmp_path / "none")
 
 
-def test_symbolic_links_and_relative_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_the_user_are_never_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(made("opensm"), out)
+    (out / ".git").mkdir()
+    (out / ".git" / "HEAD").write_text("mine")
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"no export wrote \(\.git, notes\.txt\); move them"):
+        write(made("opensm"), out, force=True)
+    assert (out / ".git" / "HEAD").read_text() == "mine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("")
+    with pytest.raises(InputError, match="a folder that no export wrote"):
+        diff(made("opensm"), tmp_path / "other")
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    write(made("opensm"), tmp_path / "real")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    write(made("opensm", "heterogeneous"), link, force=True)
+    assert link.is_symlink()
+    assert diff(made("opensm", "heterogeneous"), tmp_path / "real") == ""
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match="a symbolic link to nothing"):
+        write(made("opensm"), tmp_path / "dangling")
+
+
+def test_relative_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(made("scheduler"), Path("out"))
     write(made("scheduler"), Path("./out/"), force=True)

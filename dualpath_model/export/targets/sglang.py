@@ -161,7 +161,7 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
                 "HiCache for such: prefill nodes read all hits",
             ),
         )
-    elif deployment.framework != "sglang":
+    elif deployment.framework != "sglang" and deployment.workload.hit_tokens.mean > 0:
         dropped.insert(0, _both_sides(plan, deployment))
     return tuple(dropped)
 

@@ -77,13 +77,15 @@ def busy_of(policy: str, node: str) -> np.ndarray:
 
 
 def saturated_until() -> int:
-    """Return the last second of the first time that Basic's prefill NIC is full, at least 150 s."""
+    """Return a second near the end of the first time that Basic's prefill NIC is full, at least 150 s."""
     full = busy_of("basic", "p0") > 0.99
     begin = int(np.argmax(full))
     rest = full[begin:]
     end = begin + (int(np.argmin(rest)) if not rest.all() else len(rest))
     assert (end - begin) * STEP_S >= 150
-    return end * STEP_S  # sample n is of the time (n + 1) x STEP_S
+    # sample n is of the time (n + 1) x STEP_S; the last one may already be partly idle, and would show
+    # in the rate that the alert's text names
+    return (end - 1) * STEP_S
 
 
 def saturation(policy: str, seconds: int) -> list[Any]:
