@@ -144,7 +144,7 @@ def _check_finite(file: str, data: Any, field: str = "") -> None:
 def _check_kinds(file: str, plan: PlanFile) -> None:
     """Refuse hardware that cannot be, and nodes whose kind is not there."""
     again = "make the plan again with `dualpath plan SCENARIO --json FILE`"
-    places = set()
+    places: set[tuple[tuple[str, int], int]] = set()
     for number, kind in enumerate(plan.deployment.kinds):
         where = f"{file}: deployment.kinds.{number}"
         for name in ("gpus", "tensor", "expert", "storage_read_bytes_per_s"):

@@ -39,7 +39,8 @@ class Ports(_Part):
     """Where things listen, the same on every node."""
 
     server: Port = Field(
-        default=8000, description="the engines' HTTP API; one more for each engine"
+        default=8000,
+        description="the engines' HTTP API; one more for each further server of a node",
     )
     p2p: Port = Field(default=7777, description="vLLM's peer-to-peer tier")
     bootstrap: Port = Field(default=8998, description="SGLang's disaggregation bootstrap")

@@ -148,8 +148,7 @@ def test_scrapes_have_the_labels_that_rules_ask_for() -> None:
         ("decode", f"d{n}") for n in range(4)
     }
     assert jobs["dualpath-nodes"][2]["targets"] == ["d0:x:9100"]
-    assert jobs["dualpath-engines"][0]["targets"][-1] == "prefill-0.example.internal:9007"
-    assert all(len(config["targets"]) == 8 for config in jobs["dualpath-engines"])
+    assert jobs["dualpath-engines"][0]["targets"] == ["prefill-0.example.internal:9000"]
 
 
 def test_names_of_interfaces_are_no_expressions() -> None:
@@ -217,3 +216,13 @@ def test_an_empty_list_of_interfaces_is_refused() -> None:
 )
 def test_many_nodes_are_said_in_few_words(nodes: list[str], text: str) -> None:
     assert metrics.spoken(nodes) == text
+
+
+@pytest.mark.parametrize("name", ["deepseek-660b-2p4d", "heterogeneous", "qwen-32b-1p2d"])
+def test_what_is_scraped_is_where_vllm_listens(name: str) -> None:
+    config = yaml.safe_load(made("prometheus", name).files["prometheus.yml"])
+    job = next(j for j in config["scrape_configs"] if j["job_name"] == "dualpath-engines")
+    scraped = {target for group in job["static_configs"] for target in group["targets"]}
+    routing = json.loads(made("vllm", name).files["routing.json"])
+    urls = {engine["url"] for pool in ("prefill", "decode") for engine in routing[pool]}
+    assert {f"http://{target}" for target in scraped} == urls

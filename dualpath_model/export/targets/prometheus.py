@@ -8,6 +8,8 @@ from dualpath_model.export.target import Asked, Bundle, Dropped, Target
 from dualpath_model.export.targets import _metrics as metrics
 from dualpath_model.export.targets._alert_tests import test_document
 from dualpath_model.export.targets._alerts import Alert, Figures, alerts
+from dualpath_model.export.targets._vllm_layout import servers
+from dualpath_model.export.targets._vllm_transfer import port
 from dualpath_model.export.values import Document, Value, derived, fixed
 
 RULES = "dualpath.rules.yml"
@@ -91,6 +93,10 @@ def _alert(alert: Alert) -> dict[str, Document]:
 
 def _scrapes(asked: Asked) -> File:
     nodes, engines = [], []
+    numbers: dict[tuple[str, int], list[int]] = {}
+    for server in servers(asked.deployment):  # one a node, or one for each part of it
+        place = (server.pool, server.position)
+        numbers.setdefault(place, []).append(port(asked, "server", server.number))
     for kind in asked.deployment.kinds:
         for position in kind.positions:
             labels = {
@@ -101,8 +107,8 @@ def _scrapes(asked: Asked) -> File:
             }
             ports = asked.site.ports
             nodes.append(_target(asked, kind.pool, position, [ports.node_exporter], labels))
-            servers = [ports.server + engine for engine in range(kind.engines)]
-            engines.append(_target(asked, kind.pool, position, servers, labels))
+            listening = numbers[kind.pool, position]
+            engines.append(_target(asked, kind.pool, position, listening, labels))
     step = fixed(
         metrics.duration(metrics.SCRAPE_S),
         "the rules' windows are made for this; change none alone",
@@ -169,6 +175,8 @@ def _notes(asked: Asked, figures: Figures) -> tuple[str, ...]:
         "hits are loaded, put node_infiniband_port_data_received_bytes_total (device: mlx5_0, ...) and "
         "its twin for transmitted bytes into the two recording rules of storage bytes.",
         "A NIC that carries other traffic too counts that as reads.",
+        "The engines scraped are the servers of `dualpath export vllm`; SGLang serves on the first node "
+        "of each of its servers only, so take the other nodes out of dualpath-engines for it.",
         f"Percentiles are interpolated inside of the engines' buckets; for an SLO of {slo:g} s give "
         f"vLLM a bucket that ends there, or read values near it with care.",
         "vLLM before 0.33 was not looked at; without vllm:kv_offload_tiering_read_bytes_total (tiering "

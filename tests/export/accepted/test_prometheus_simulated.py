@@ -40,7 +40,8 @@ def promtool_says(
 ) -> tuple[bool, str]:
     """Run ``promtool test rules`` on a run's series; ``expected``: alerts by name at seconds."""
     out = folder / "out"
-    write(made("prometheus", EXAMPLE), out, force=True)
+    if not out.exists():
+        write(made("prometheus", EXAMPLE), out)
     samples = scraped(run_of(policy), plan_file(EXAMPLE))
     test = {
         "rule_files": ["dualpath.rules.yml"],
@@ -77,7 +78,7 @@ def busy_of(policy: str, node: str) -> np.ndarray:
 
 
 def saturated_until() -> int:
-    """Return a second near the end of the first time that Basic's prefill NIC is full, at least 150 s."""
+    """Return a second near the end of the first time, at least 150 s, that Basic fills a prefill NIC."""
     full = busy_of("basic", "p0") > 0.99
     begin = int(np.argmax(full))
     rest = full[begin:]
