@@ -16,7 +16,6 @@ import typer
 from app import interrupt
 from app.calibrate import calibrate_app
 from app.export import export_command, scenario_app
-from app.fleet import fleet_command
 from app.output import JsonOption, dump, emit, say
 from app.study import study_app, study_schema
 from dualpath_model.errors import DualPathError, InputError
@@ -39,7 +38,6 @@ app.add_typer(llm_app, name="llm")
 app.add_typer(node_app, name="node")
 app.command("export")(export_command)
 app.add_typer(scenario_app, name="scenario")
-app.command("fleet")(fleet_command)
 app.add_typer(study_app, name="study")
 
 ConstantsOption = Annotated[
