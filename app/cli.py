@@ -16,6 +16,7 @@ import typer
 from app import interrupt
 from app.calibrate import calibrate_app
 from app.export import export_command, scenario_app
+from app.fleet import fleet_command
 from app.output import JsonOption, dump, emit, say
 from app.study import study_app, study_schema
 from dualpath_model.errors import DualPathError, InputError
@@ -37,6 +38,7 @@ app.add_typer(schedule_app, name="schedule")
 app.add_typer(llm_app, name="llm")
 app.add_typer(node_app, name="node")
 app.command("export")(export_command)
+app.command("fleet")(fleet_command)
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(study_app, name="study")
 

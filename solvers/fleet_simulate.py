@@ -1,0 +1,243 @@
+"""A fleet in the simulator: does it meet the SLO at the required rate, and how far does it reach?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dualpath_model.errors import InfeasibleError, InputError
+from dualpath_model.scenario import Scenario, WorkloadClass
+from dualpath_model.workload import Workload
+from solvers.fleet_parts import Loss
+from solvers.fleet_question import Case, Counts, Question
+from solvers.fleet_serve import after
+
+_MOST_SESSIONS = 20_000
+_MOST_TURNS = 2e7
+"""Of one run: ten minutes of computing and some gigabytes."""
+_OVERLOADED = 5.0
+"""A run stops when so many times the requests wait that a TTFT at the SLO would leave waiting."""
+_SAMPLE_S = 20.0
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long, and how often, to simulate. None: an hour and half an hour where agents have several
+    turns, whose cluster fills up slowly; five and ten minutes where every request stands alone.
+    """
+
+    warmup_s: float | None = None
+    measure_s: float | None = None
+    replications: int = 1
+    tolerance: float = 0.02
+    seed: int = 0
+
+    def seconds(self, workload: Workload) -> tuple[float, float]:
+        """Return warm-up and measured seconds for a workload."""
+        usual = (3600.0, 1800.0) if workload.turns > workload.session_count else (300.0, 600.0)
+        warmup = usual[0] if self.warmup_s is None else self.warmup_s
+        return warmup, usual[1] if self.measure_s is None else self.measure_s
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One simulation at the required rate. ``loss``: nodes taken away, in words ("": none)."""
+
+    case: str
+    loss: str
+    ttft_s: float
+    tpot_s: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The highest rate within the SLO, by simulation, beside what the LP promises; requests/s of all
+    classes. ``low`` and ``high``: 95 % interval, nan of one seed. ``filling``: the warm-up was shorter
+    than an agent lives, so the rate is flattered.
+    """
+
+    case: str
+    loss: str
+    promised: float
+    simulated: float
+    low: float
+    high: float
+    filling: bool
+
+    @property
+    def share(self) -> float:
+        """The share of the promise that is within the SLO."""
+        return self.simulated / self.promised
+
+
+def mixed(scenario: Scenario, rates: np.ndarray) -> tuple[Scenario, float]:
+    """Return the scenario with its classes in one workload, and the sessions/s of these rates.
+
+    The simulator runs one kind of traffic: of each class as many sessions are taken as its rate asks
+    for, some several times.
+    """
+    classes = [(c, float(r)) for c, r in zip(scenario.classes, rates, strict=True) if r > 0]
+    per_s = [r * c.workload.session_count / c.workload.turns for c, r in classes]
+    total = sum(per_s)
+    if len(classes) == 1:
+        workload = classes[0][0].workload
+    else:
+        shares = [rate / total for rate in per_s]
+        whole = max(c.workload.session_count / s for (c, _), s in zip(classes, shares, strict=True))
+        size = min(float(_MOST_SESSIONS), whole)
+        workload = _joined(
+            [
+                (c.workload, np.arange(max(1, round(s * size))) % c.workload.session_count)
+                for (c, _), s in zip(classes, shares, strict=True)
+            ]
+        )
+    return replace(scenario, classes=(WorkloadClass("mix", workload, share=1.0),)), total
+
+
+def _joined(parts: list[tuple[Workload, np.ndarray]]) -> Workload:
+    """Return the picked sessions of several workloads as one, all starting at 0."""
+    columns: list[list[np.ndarray]] = [[], [], [], []]
+    lengths: list[np.ndarray] = []
+    for workload, picked in parts:
+        length = np.diff(workload.offsets)[picked]
+        ends = np.cumsum(length)
+        turns = np.repeat(workload.offsets[picked] - (ends - length), length) + np.arange(ends[-1])
+        own = workload.prompt_tokens, workload.hit_tokens, workload.output_tokens
+        for column, values in zip(columns, (*own, workload.think_time_s), strict=True):
+            column.append(values[turns])
+        lengths.append(length)
+    offsets = np.concatenate(([0], np.cumsum(np.concatenate(lengths)))).astype(np.int64)
+    prompt, hit, output, think = (np.concatenate(column) for column in columns)
+    return Workload(
+        prompt_tokens=prompt,
+        hit_tokens=hit,
+        output_tokens=output,
+        think_time_s=think,
+        start_s=np.zeros(len(offsets) - 1),
+        offsets=offsets,
+        source="; ".join(workload.source for workload, _ in parts),
+    )
+
+
+def cannot(question: Question, counts: Counts, rate: float, run: Run) -> str | None:
+    """Return why the fleet cannot be simulated, None if it can."""
+    cluster = question.scenario.cluster
+    if cluster.capacity():
+        return "the simulator has no limits of the storage service or of the fabric"
+    for case in question.cases:
+        rates = question.rates(case, rate)
+        scenario, _ = mixed(question.on(case, counts, rate), rates)
+        turns = float(rates.sum()) * sum(run.seconds(scenario.workload))
+        if turns > _MOST_TURNS:
+            return (
+                f"{case.name}: {turns / 1e6:,.0f} million turns are too many to simulate (at most "
+                f"{_MOST_TURNS / 1e6:.0f}); give a shorter warm-up and measuring time"
+            )
+    return None
+
+
+def words(question: Question, loss: Loss) -> str:
+    """Say which nodes are lost."""
+    named = [
+        f"{nodes} {question.kinds[kind].name} ({'prefill' if pool == 0 else 'decode'})"
+        for kind, pool, nodes in loss
+    ]
+    return " and ".join(named)
+
+
+def attempt(
+    question: Question,
+    case: Case,
+    counts: Counts,
+    loss: Loss,
+    rate: float,
+    run: Run,
+    progress: Progress,
+) -> Tried:
+    """Simulate the case's rates on what a loss leaves, and hold mean TTFT and TPOT against the SLO."""
+    from solvers.simulator.experiments import execute
+    from solvers.simulator.model import Simulation
+
+    rates = question.rates(case, rate)
+    left = after(counts, loss)
+    name = words(question, loss)
+    if not left.sum(axis=0).all():
+        return Tried(case.name, name, math.inf, math.inf, False)
+    scenario, sessions_per_s = mixed(question.on(case, left, rate), rates)
+    warmup_s, measure_s = run.seconds(scenario.workload)
+    slo = scenario.slo
+    waiting_allowed = _OVERLOADED * slo.ttft_s * float(rates.sum())
+
+    def hopeless(simulation: Simulation) -> bool:
+        world = simulation.sim.world
+        queues = (world.prefill_queues, world.decode_queues, world.buffer_queues)
+        return sum(float(queue.length.sum()) for queue in queues) > waiting_allowed
+
+    expected = sessions_per_s * (warmup_s + measure_s)
+    try:
+        outcome = execute(
+            scenario,
+            agents=math.ceil(expected + 4 * math.sqrt(expected) + 1),
+            rate_aps=sessions_per_s,
+            seed=run.seed,
+            until_s=warmup_s + measure_s,
+            warmup_s=warmup_s,
+            sample_s=_SAMPLE_S,
+            hopeless=hopeless,
+            progress=lambda done, _s, turns: progress(done, f"{case.name}: {turns:,} turns"),
+        ).whole()
+    except InfeasibleError:  # what is left does not hold the LLM
+        return Tried(case.name, name, math.inf, math.inf, False)
+    summary = outcome.summary
+    stopped = summary.end_s < warmup_s + measure_s and summary.agents_ended < summary.agents
+    ttft = math.inf if stopped else summary.ttft_s.get("mean", math.inf)
+    tpot = math.inf if stopped else summary.tpot_s.get("mean", 0.0)
+    return Tried(case.name, name, ttft, tpot, ttft <= slo.ttft_s and tpot <= slo.tpot_s)
+
+
+def reach(
+    question: Question,
+    case: Case,
+    counts: Counts,
+    loss: Loss,
+    rate: float,
+    run: Run,
+    progress: Progress,
+) -> Reach:
+    """Search the highest rate within the SLO of a case on what a loss leaves."""
+    from solvers import alternatives
+    from solvers.simulator.capacity import capacity
+
+    rates = question.rates(case, rate)
+    asked = question.on(case, after(counts, loss), rate)
+    promised = alternatives.quick(asked).throughput
+    scenario, _ = mixed(asked, rates)
+    warmup_s, measure_s = run.seconds(scenario.workload)
+    try:
+        found = capacity(
+            scenario,
+            replications=run.replications,
+            first_seed=run.seed,
+            warmup_s=warmup_s,
+            measure_s=measure_s,
+            tolerance=run.tolerance,
+            progress=lambda done, runs: progress(done, f"{case.name}: {runs} runs"),
+        )
+    except InputError as error:
+        raise InputError(f"simulating the fleet: {error}; or switch it off") from None
+    turns = found.turns_per_s / found.rate_aps
+    return Reach(
+        case.name,
+        words(question, loss),
+        promised,
+        found.turns_per_s,
+        found.low_aps * turns,
+        found.high_aps * turns,
+        found.in_transit,
+    )

@@ -1,0 +1,183 @@
+"""``dualpath fleet`` as a user calls it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from app import cli, fleet_view
+from app.fleet_report import fleet_html
+from app.show_fleet import show_fleet
+from solvers.fleet import Fleet, Simulation, fleet
+from solvers.fleet_question import load_question
+from solvers.fleet_search import Effort
+from solvers.fleet_simulate import Reach, Tried
+from tests.app.test_cli import dualpath, json_of, refused
+from tests.conftest import ROOT
+
+SHIPPED = sorted((ROOT / "examples" / "fleets").glob("*.yaml"))
+QUICK = ("--no-simulate", "--points", "3")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet that is found in a moment."""
+    path = tmp_path_factory.mktemp("fleet") / "small.yaml"
+    moments = {"prompt_tokens": 32000, "miss_tokens": 600, "output_tokens": 300}
+    fields = {
+        "name": "A <small> fleet",
+        "llm": "deepseek-v3.2",
+        "kv_dtype": "fp8",
+        "kinds": [
+            {"node": "paper-hopper", "price_usd_per_hour": 50.0, "power_kw": 10.2},
+            {"node": "dgx-h200", "price_usd_per_hour": 75.0, "power_kw": 10.2, "owned": 1},
+        ],
+        "workload": {"moments": moments},
+        "require": {"requests_per_s": 40.0},
+        "scenarios": [{"name": "peak & more", "rate": 1.3}],
+        "margin": 0.5,
+        "limits": {"survive": 1, "power_kw": 300.0},
+    }
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(file: Path) -> Fleet:
+    return fleet(file, points=3)
+
+
+def test_json_has_counts_costs_promises_worth_and_front(file: Path) -> None:
+    data = json_of("fleet", file, *QUICK)
+    assert data["goal"] == "least cost"
+    assert data["cost_usd_per_hour"] == pytest.approx(sum(n["cost"] for n in data["nodes"]))
+    assert data["prefill_nodes"] == sum(n["prefill"] for n in data["nodes"])
+    assert data["power_kw"] == pytest.approx(10.2 * (data["prefill_nodes"] + data["decode_nodes"]))
+    assert [p["case"] for p in data["promises"]] == ["forecast", "peak & more"]
+    for promise in data["promises"]:
+        assert promise["after_loss"] * data["margin"] >= promise["asked"] * (1 - 1e-6)
+        assert promise["promised"] == pytest.approx(promise["program"], rel=1e-6)
+    assert {w["what"] for w in data["worth"]} == {"requirement", "forecast", "one more"}
+    assert len(data["front"]) == 3
+    assert data["simulation"]["skipped"] == "switched off"
+    assert data["interrupted"] is False
+
+
+def test_the_terminal_shows_the_fleet(file: Path, tmp_path: Path) -> None:
+    page = tmp_path / "fleet.html"
+    done = dualpath("fleet", file, "--no-simulate", "--no-explain", "--points", "0", "--html", page)
+    assert done.returncode == 0, done.stderr
+    assert "A <small> fleet" in done.stdout
+    assert "the loss of any 1" in done.stdout
+    assert "not simulated: switched off" in done.stdout
+    assert "peak & more" in done.stdout
+    assert f"wrote {page}" in done.stderr
+    text = page.read_text()
+    assert text.startswith("<!doctype html>")
+    assert "A &lt;small&gt; fleet" in text
+    assert "<small>" not in text
+
+
+def test_the_report_has_every_row_of_the_terminal(
+    found: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_fleet(found)
+    printed = capsys.readouterr().out
+    page = fleet_html(found)
+    for rows in (fleet_view.node_rows(found), fleet_view.point_rows(found)):
+        for row in rows:
+            for cell in row:
+                assert cell in printed
+                assert cell in page
+    assert "saves" in printed
+    assert "Cost against capacity" in page
+
+
+def test_what_the_simulator_says_is_shown(found: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = (
+        Tried("forecast", "", 1.5, 0.04, True),
+        Tried("peak & more", "1 dgx-h200 (decode)", float("inf"), float("inf"), False),
+    )
+    nan = float("nan")
+    reach = Reach("forecast", "", 100.0, 62.5, nan, nan, True)
+    simulated = replace(found, simulation=Simulation("", (reach,), runs, (1.0, 0.5)))
+    show_fleet(simulated)
+    printed = capsys.readouterr().out
+    assert "62.5% of the 100.0 that the LP promises (flattered" in printed
+    assert "1 of 2 runs missed the SLO" in printed
+    assert "overloaded" in printed
+    assert "100.0%, 50.0%" in printed
+    assert "1.50 s" in fleet_html(simulated)
+    good = replace(simulated, simulation=replace(simulated.simulation, tried=runs[:1]))
+    show_fleet(good)
+    assert "at the required rate the run met the SLO" in capsys.readouterr().out
+
+
+def test_an_interrupted_search_shows_what_it_has_and_ends_with_130(
+    file: Path, found: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solvers.fleet.fleet", lambda *_, **__: replace(found, interrupted=True))
+    ended = CliRunner().invoke(cli.app, ["fleet", str(file)])
+    assert ended.exit_code == 130
+    assert "interrupted: this is what was finished" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"limits": {"power_kw": 35.0}}, "35.0 kW (limits.power_kw)"),
+        ({"limits": {"nodes": 4, "survive": 2}}, "4 nodes (limits.nodes)"),
+    ],
+)
+def test_an_infeasible_fleet_ends_with_1_and_the_conflict(
+    file: Path, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | change))
+    done = dualpath("fleet", other, "--no-simulate")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("dualpath: no fleet: ")
+    assert words in said
+    assert "requests/s (require)" in said or "lost" in said or "loss" in said
+
+
+def test_bad_calls_are_refused_in_one_sentence(file: Path, tmp_path: Path) -> None:
+    assert "neither a file nor a shipped one" in refused("fleet", "coding-agent")
+    assert "coding-agents" in refused("fleet", "coding-agent")
+    assert "there is no such file" in refused("fleet", tmp_path / "no.yaml")
+    assert "is the input" in refused("fleet", file, "--json", file)
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(file.read_text().replace("survive:", "survives:"))
+    assert "did you mean 'survive'?" in refused("fleet", wrong)
+    measured = tmp_path / "measured.yaml"
+    measured.write_text(file.read_text().replace("margin: 0.5", "margin: simulated"))
+    assert "needs the simulator" in refused("fleet", measured, "--no-simulate")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_fleets_have_an_answer(path: Path) -> None:
+    question = load_question(path)
+    answer = fleet(question, effort=Effort(gap=0.02), explain=False, points=0)
+    assert answer.nodes
+    for promise in answer.promises:
+        assert promise.promised * answer.margin >= promise.asked * (1 - 1e-6)
+
+
+@pytest.mark.slow
+def test_the_simulator_checks_the_fleet(file: Path) -> None:
+    data = json_of(
+        "fleet", file, "--no-explain", "--points", "0", "--warmup", "30", "--measure", "60"
+    )
+    simulation = data["simulation"]
+    assert simulation["skipped"] == ""
+    losses = [one["loss"] for one in simulation["tried"]]
+    assert losses[:2] == ["", ""]
+    assert len(losses) > 3
+    (reach,) = simulation["reach"]
+    assert reach["share"] == pytest.approx(reach["simulated"] / reach["promised"])
