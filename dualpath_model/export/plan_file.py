@@ -144,27 +144,21 @@ def _check_finite(file: str, data: Any, field: str = "") -> None:
 def _check_kinds(file: str, plan: PlanFile) -> None:
     """Refuse hardware that cannot be, and nodes whose kind is not there."""
     again = "make the plan again with `dualpath plan SCENARIO --json FILE`"
-    places: set[tuple[tuple[str, int], int]] = set()
+    places: set[tuple[str, int]] = set()
     for number, kind in enumerate(plan.deployment.kinds):
         where = f"{file}: deployment.kinds.{number}"
         for name in ("gpus", "tensor", "expert", "storage_read_bytes_per_s"):
             if not getattr(kind, name) > 0:
                 raise InputError(f"{where}.{name} is {getattr(kind, name)}, not above 0; {again}")
-        if kind.gpus % kind.tensor:
-            raise InputError(
-                f"{where}.tensor is {kind.tensor}, which does not divide its {kind.gpus} GPUs; {again}"
-            )
         if not kind.positions:
             raise InputError(f"{where}.positions is empty; {again}")
-        places |= {(kind.pool, position): kind.engines for position in kind.positions}.items()
-    engines = dict(places)
+        places |= {(kind.pool, position) for position in kind.positions}
     for node in plan.deployment.nodes:
         digits = node.node[1:]
         place = (node.pool, int(digits) if digits.isdecimal() and len(digits) < 9 else -1)
-        if engines.get(place) != len(node.engines):
+        if place not in places:
             raise InputError(
-                f"{file}: deployment.nodes: {node.node!r:.40} has {len(node.engines)} engines, which "
-                f"deployment.kinds does not say of it; {again}"
+                f"{file}: deployment.nodes: {node.node!r:.40} is in no deployment.kinds; {again}"
             )
 
 
