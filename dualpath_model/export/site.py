@@ -124,3 +124,8 @@ def host(site: Site, pool: str, index: int) -> Value:
             f"all of them, or give one pattern with {{index}}"
         )
     return of_site(site, f"hosts.{pool}", names[index])
+
+
+def bracketed(name: str) -> str:
+    """Return a host as URLs take it: IPv6 addresses in brackets."""
+    return f"[{name}]" if ":" in name and not name.startswith("[") else name

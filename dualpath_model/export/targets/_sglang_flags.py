@@ -9,7 +9,7 @@ import re
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.errors import InputError
 from dualpath_model.export.quoting import one_line
-from dualpath_model.export.site import Site, host, of_site
+from dualpath_model.export.site import Site, bracketed, host, of_site
 from dualpath_model.export.target import Asked
 from dualpath_model.export.targets._sglang_servers import Server
 from dualpath_model.export.values import Document, Value, derived, fixed
@@ -53,11 +53,6 @@ def node_flags(asked: Asked, server: Server, rank: int) -> dict[str, Value]:
             server.first_gpu, "number of the server on its node x its GPUs", "GPU"
         )
     return flags
-
-
-def bracketed(name: str) -> str:
-    """Return a host as URLs take it: IPv6 addresses in brackets."""
-    return f"[{name}]" if ":" in name and not name.startswith("[") else name
 
 
 def page_tokens(asked: Asked) -> int:

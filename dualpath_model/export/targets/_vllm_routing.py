@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dualpath_model.deployment import NodeKind
 from dualpath_model.export.quoting import one_line
-from dualpath_model.export.site import host, of_site
+from dualpath_model.export.site import bracketed, host, of_site
 from dualpath_model.export.target import Asked
 from dualpath_model.export.targets._vllm_layout import Server
 from dualpath_model.export.targets._vllm_transfer import (
@@ -88,8 +88,7 @@ def _engines(asked: Asked, found: Sequence[Server], pool: str) -> list[Document]
 def _url(asked: Asked, server: Server) -> Value:
     value = host(asked.site, server.pool, server.position)
     name = str(value.value)
-    bracketed = f"[{name}]" if ":" in name and not name.startswith("[") else name
-    url = f"http://{bracketed}:{port(asked, 'server', server.number)}"
+    url = f"http://{bracketed(name)}:{port(asked, 'server', server.number)}"
     return Value(url, f"{value.how}, and ports.server", origin="site")
 
 

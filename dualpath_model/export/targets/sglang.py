@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from dualpath_model.deployment import Deployment
 from dualpath_model.export.documents import File, command_file, yaml_file
 from dualpath_model.export.plan_file import PlanFile
-from dualpath_model.export.site import host, of_site
+from dualpath_model.export.site import bracketed, host, of_site
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
 from dualpath_model.export.targets._sglang_flags import (
     EXTRA,
-    bracketed,
     host_pool_tokens,
     least_worth_reading,
     node_flags,
