@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from dualpath_model import yaml_lines
 from dualpath_model.errors import InputError
@@ -18,8 +28,31 @@ def _one_word(text: str) -> str:
     return text
 
 
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\Z")
+MOST_PORT = 65535
+
+
+def _one_host(text: str) -> str:
+    name = text.replace("{index}", "0")
+    if ":" in name:
+        try:
+            ipaddress.IPv6Address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            raise ValueError(
+                f"{text!r} has a colon and is no IPv6 address; give the host alone, ports have fields "
+                f"of their own"
+            ) from None
+    elif not _NAME.match(name):
+        raise ValueError(
+            f"{text!r} is no host name; use letters, digits, '.', '-' and '_', and {{index}} for a "
+            f"node's number"
+        )
+    return text.removeprefix("[").removesuffix("]")
+
+
 Word = Annotated[str, Field(max_length=500), AfterValidator(_one_word)]
-Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Host = Annotated[str, Field(max_length=253), AfterValidator(_one_host)]
+Port = Annotated[int, Field(ge=1, le=MOST_PORT, strict=True)]
 Dscp = Annotated[int, Field(ge=1, le=63, strict=True)]
 
 
@@ -30,9 +63,27 @@ class _Part(BaseModel):
 class Hosts(_Part):
     """Addresses of the nodes. ``{index}`` is the node's number in its pool, from 0."""
 
-    prefill: Word | list[Word] = "prefill-{index}.example.internal"
-    decode: Word | list[Word] = "decode-{index}.example.internal"
-    proxy: Word = "proxy.example.internal"
+    prefill: Host | list[Host] = Field(
+        default="prefill-{index}.example.internal",
+        description="a pattern, or a list in the plan's order",
+    )
+    decode: Host | list[Host] = Field(
+        default="decode-{index}.example.internal", description="as `prefill`"
+    )
+    proxy: Host = Field(
+        default="proxy.example.internal", description="where the router or proxy in front runs"
+    )
+
+    @model_validator(mode="after")
+    def _each_its_own(self) -> Self:
+        lists = [name for name in (self.prefill, self.decode) if isinstance(name, list)]
+        names = [name for each in lists for name in each]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None or self.prefill == self.decode:
+            raise ValueError(
+                f"'{twice or self.prefill}' names two nodes of the plan; give every node its own host"
+            )
+        return self
 
 
 class Ports(_Part):
@@ -84,8 +135,14 @@ class Site(_Part):
     )
     namespace: Word = Field(default="dualpath", description="Kubernetes name space")
     image: Word | None = Field(default=None, description="container image of the engines")
-    mooncake_master: Word = "mooncake-master.example.internal:50051"
-    mooncake_metadata: Word = "P2PHANDSHAKE"
+    mooncake_master: Word = Field(
+        default="mooncake-master.example.internal:50051",
+        description="HOST:PORT of Mooncake's master",
+    )
+    mooncake_metadata: Word = Field(
+        default="P2PHANDSHAKE",
+        description="Mooncake's metadata server: a URL, or P2PHANDSHAKE for none",
+    )
     policy: Word = Field(default="dualpath", description="of the reference scheduler")
     kv_dscp: Dscp = Field(default=26, description="RoCE: DSCP of KV-cache")
     collective_dscp: Dscp = Field(default=10, description="RoCE: DSCP of collectives")
@@ -114,8 +171,13 @@ def of_site(site: Site, field: str, value: object = None) -> Value:
 
 
 def host(site: Site, pool: str, index: int) -> Value:
-    """Return the address of a node. Raises InputError if the site lists too few."""
+    """Return the address of a node. Raises InputError if the site names too few."""
     names = getattr(site.hosts, pool)
+    if isinstance(names, str) and "{index}" not in names and index > 0:
+        raise InputError(
+            f"site: hosts.{pool} is '{names}' for every node, but the plan has more than one; put "
+            f"{{index}} into it for the node's number, or list a name for each node"
+        )
     if isinstance(names, str):
         return of_site(site, f"hosts.{pool}", names.replace("{index}", str(index)))
     if index >= len(names):
@@ -129,3 +191,34 @@ def host(site: Site, pool: str, index: int) -> Value:
 def bracketed(name: str) -> str:
     """Return a host as URLs take it: IPv6 addresses in brackets."""
     return f"[{name}]" if ":" in name and not name.startswith("[") else name
+
+
+def port(site: Site, field: str, offset: int = 0) -> int:
+    """Return a port of the site plus an offset. Raises InputError beyond the last there is."""
+    base: int = getattr(site.ports, field)
+    if base + offset > MOST_PORT:
+        raise InputError(
+            f"site: ports.{field} is {base}, but the plan's engines need ports up to {base + offset}; "
+            f"set it to {MOST_PORT - offset} or lower"
+        )
+    return base + offset
+
+
+def check_apart(site: Site, node: str, wanted: Iterable[tuple[str, Iterable[int]]]) -> None:
+    """Check what listens on one node: fields of ``ports`` with the offsets that are taken from each.
+
+    Raises InputError for a port beyond the last there is, and where two would be the same.
+    """
+    needed = [(field, offset) for field, offsets in wanted for offset in offsets]
+    highest = dict(sorted(needed, key=lambda pair: pair[1]))
+    for field, offset in highest.items():  # first, so that the remedy is for all of them
+        port(site, field, offset)
+    taken: dict[int, str] = {}
+    for field, offset in needed:
+        number = port(site, field, offset)
+        if number in taken:
+            raise InputError(
+                f"site: ports.{taken[number]} and ports.{field} meet at {number} on {node}, where both "
+                f"may take more than one port from their first on; set them further apart"
+            )
+        taken[number] = field

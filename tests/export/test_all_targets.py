@@ -122,8 +122,9 @@ _LINES = st.sampled_from(["two\nlines: x", "\r\n", "\x1b[2J", "\t", "end\n---\n"
 def test_no_name_escapes_its_quotes(
     target: str, tmp_path: Path, name: str, node: str, site: str
 ) -> None:
-    """Names of scenario, LLM and nodes (a plan file may hold anything) and everything of the site: all
-    files stay well formed, hold the same keys, and no script does anything but name its commands.
+    """Names of scenario, LLM and nodes (a plan file may hold anything) and everything of the site but
+    hosts, which are names or addresses or nothing (``test_site.py``): all files stay well formed, hold
+    the same keys, and no script does anything but name its commands.
     """
     data: Any = copy.deepcopy(plan_data())
     data["scenario"] = data["llm"] = data["deployment"]["llm"]["name"] = name
@@ -131,7 +132,6 @@ def test_no_name_escapes_its_quotes(
         kind["name"] = kind["gpu"] = node
     place = Site.model_validate(
         {
-            "hosts": {"prefill": site + "{index}", "decode": site + "{index}"},
             "model": site,
             "store": site,
             "image": site,

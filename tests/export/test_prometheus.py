@@ -140,14 +140,14 @@ def test_windows_are_long_enough_for_chance(rate: float) -> None:
 
 
 def test_scrapes_have_the_labels_that_rules_ask_for() -> None:
-    site = Site.model_validate({"hosts": {"decode": "d{index}:x"}, "ports": {"server": 9000}})
+    site = Site.model_validate({"hosts": {"decode": "fd00::{index}"}, "ports": {"server": 9000}})
     found = yaml.safe_load(made("prometheus", site=site).files["prometheus.yml"])
     jobs = {job["job_name"]: job["static_configs"] for job in found["scrape_configs"]}
     labels = {(c["labels"]["pool"], c["labels"]["node"]) for c in jobs["dualpath-nodes"]}
     assert labels == {("prefill", f"p{n}") for n in range(2)} | {
         ("decode", f"d{n}") for n in range(4)
     }
-    assert jobs["dualpath-nodes"][2]["targets"] == ["d0:x:9100"]
+    assert jobs["dualpath-nodes"][2]["targets"] == ["[fd00::0]:9100"]
     assert jobs["dualpath-engines"][0]["targets"] == ["prefill-0.example.internal:9000"]
 
 

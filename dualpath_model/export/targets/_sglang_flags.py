@@ -9,7 +9,7 @@ import re
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.errors import InputError
 from dualpath_model.export.quoting import one_line
-from dualpath_model.export.site import Site, bracketed, host, of_site
+from dualpath_model.export.site import Site, bracketed, host, of_site, port
 from dualpath_model.export.target import Asked
 from dualpath_model.export.targets._sglang_servers import Server
 from dualpath_model.export.values import Document, Value, derived, fixed
@@ -39,10 +39,11 @@ def node_flags(asked: Asked, server: Server, rank: int) -> dict[str, Value]:
     """Return the flags that differ between the nodes of a server and the servers of a node."""
     site = asked.site
     flags = {"host": host(site, server.pool, server.positions[rank])}
-    flags["port"] = of_site(site, "ports.server", site.ports.server + server.number)
+    flags["port"] = of_site(site, "ports.server", port(site, "server", server.number))
     if server.pool == Pool.PREFILL.value:
-        port = site.ports.bootstrap + server.number
-        flags["disaggregation-bootstrap-port"] = of_site(site, "ports.bootstrap", port)
+        flags["disaggregation-bootstrap-port"] = of_site(
+            site, "ports.bootstrap", port(site, "bootstrap", server.number)
+        )
     if len(server.positions) > 1:
         first = host(site, server.pool, server.positions[0])
         address = f"{bracketed(str(first.value))}:{site.ports.rendezvous}"

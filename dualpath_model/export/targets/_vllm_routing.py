@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from dualpath_model.deployment import NodeKind
 from dualpath_model.export.quoting import one_line
-from dualpath_model.export.site import bracketed, host, of_site
+from dualpath_model.export.site import bracketed, host, of_site, port
 from dualpath_model.export.target import Asked
 from dualpath_model.export.targets._vllm_layout import Server
 from dualpath_model.export.targets._vllm_transfer import (
     blocks_ttl_s,
     checked_host,
     peers,
-    port,
     pulls,
 )
 from dualpath_model.export.values import Document, Value, derived, fixed
@@ -76,7 +75,7 @@ def _engines(asked: Asked, found: Sequence[Server], pool: str) -> list[Document]
                 "other_weight": _weight(others[server.node], server, "all other sessions"),
             }
             if pool == Pool.DECODE.value and peers(asked):
-                number = port(asked, "p2p", server.port_offset(place))
+                number = port(asked.site, "p2p", server.port_offset(place))
                 entry["p2p"] = {
                     "host": checked_host(asked, server),
                     "port": of_site(asked.site, "ports.p2p", number),
@@ -88,7 +87,7 @@ def _engines(asked: Asked, found: Sequence[Server], pool: str) -> list[Document]
 def _url(asked: Asked, server: Server) -> Value:
     value = host(asked.site, server.pool, server.position)
     name = str(value.value)
-    url = f"http://{bracketed(name)}:{port(asked, 'server', server.number)}"
+    url = f"http://{bracketed(name)}:{port(asked.site, 'server', server.number)}"
     return Value(url, f"{value.how}, and ports.server", origin="site")
 
 

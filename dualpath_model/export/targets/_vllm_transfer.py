@@ -8,7 +8,7 @@ import math
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.errors import InputError
 from dualpath_model.export.quoting import one_line
-from dualpath_model.export.site import host, of_site
+from dualpath_model.export.site import host, of_site, port
 from dualpath_model.export.target import Asked
 from dualpath_model.export.targets._vllm_layout import Server
 from dualpath_model.export.values import Document, Value, derived, fixed, leaves, plain
@@ -21,7 +21,6 @@ BLOCK_SIZES = (64, 32, 16)
 _SPARSE_BLOCK = 64
 """v1/attention/backends/mla/indexer.py: the only block of DeepSeek's sparse latent attention on CUDA."""
 _DTYPES = {"bf16": "bfloat16", "fp8": "fp8", "fp8_ds_mla": "fp8_ds_mla"}
-_MOST_PORT = 65535
 
 
 def pulls(deployment: Deployment) -> bool:
@@ -175,7 +174,7 @@ def _peer_tier(asked: Asked, server: Server) -> dict[str, Value]:
     return {
         "type": fixed("p2p", f"DRAM of the other side's nodes, by NIXL; {what}"),
         "host": checked_host(asked, server),
-        "port": of_site(asked.site, "ports.p2p", port(asked, "p2p", server.base)),
+        "port": of_site(asked.site, "ports.p2p", port(asked.site, "p2p", server.base)),
     }
 
 
@@ -188,17 +187,6 @@ def checked_host(asked: Asked, server: Server) -> Value:
             f"host:port and knows no IPv6; give a name or an IPv4 address"
         )
     return value
-
-
-def port(asked: Asked, field: str, offset: int) -> int:
-    """Return a port of the site plus an offset. Raises InputError beyond the last there is."""
-    base: int = getattr(asked.site.ports, field)
-    if base + offset > _MOST_PORT:
-        raise InputError(
-            f"site: ports.{field} is {base}, but the plan's engines need ports up to {base + offset}; "
-            f"set it to {_MOST_PORT - offset} or lower"
-        )
-    return base + offset
 
 
 def buffer_of_engine(server: Server) -> int | None:
@@ -271,7 +259,7 @@ def _environment(asked: Asked, server: Server) -> dict[str, Value]:
         )
     found["VLLM_NIXL_SIDE_CHANNEL_HOST"] = host(asked.site, server.pool, server.position)
     found["VLLM_NIXL_SIDE_CHANNEL_PORT"] = of_site(
-        asked.site, "ports.side_channel", port(asked, "side_channel", server.base)
+        asked.site, "ports.side_channel", port(asked.site, "side_channel", server.base)
     )
     return found
 
@@ -279,7 +267,7 @@ def _environment(asked: Asked, server: Server) -> dict[str, Value]:
 def _flags(asked: Asked, server: Server) -> dict[str, Value | None]:
     flags: dict[str, Value | None] = {
         "--host": host(asked.site, server.pool, server.position),
-        "--port": of_site(asked.site, "ports.server", port(asked, "server", server.number)),
+        "--port": of_site(asked.site, "ports.server", port(asked.site, "server", server.number)),
         "--tensor-parallel-size": derived(
             server.kind.tensor, f"parallelism.{server.pool}.tensor of the scenario", "GPUs"
         ),

@@ -15,7 +15,7 @@ from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.errors import InputError
 from dualpath_model.export.documents import File, yaml_file
 from dualpath_model.export.quoting import one_line
-from dualpath_model.export.site import host, of_site
+from dualpath_model.export.site import check_apart, host, of_site, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
 from dualpath_model.export.values import Document, Value, derived, fixed
 from dualpath_model.paths import Pool
@@ -46,6 +46,12 @@ def build(asked: Asked) -> Bundle:
         nodes = ", ".join(map(str, kind.positions))
         files.append(_sender(asked, kind, name, f"engines of prefill nodes {nodes}"))
     for kind in deployment.pool(_DECODE):
+        gpus = range(kind.gpus)
+        check_apart(
+            asked.site,
+            f"decode node {kind.positions[0]}",
+            [("lmcache_init", gpus), ("lmcache_alloc", gpus)],
+        )
         for position in kind.positions:
             files += [_receiver(asked, kind, position, n) for n in range(kind.engines)]
     return Bundle(tuple(files), _dropped(asked), _notes(asked))
@@ -78,13 +84,9 @@ def _receiver(asked: Asked, kind: NodeKind, position: int, engine: int) -> File:
     site, sizes = asked.site, _sizes(asked, kind)
     first = engine * kind.tensor
 
-    def ports(field: str, base: int) -> Value:
-        if base + kind.gpus - 1 > 65535:
-            raise InputError(
-                f"site: {field} is {base}, so that of the last of {kind.gpus} GPUs is above 65535; "
-                f"choose one of at most {65536 - kind.gpus}"
-            )
-        return of_site(site, field, [base + first + rank for rank in range(kind.tensor)])
+    def ports(field: str) -> Value:
+        numbers = [port(site, field, first + rank) for rank in range(kind.tensor)]
+        return of_site(site, f"ports.{field}", numbers)
 
     document = _common(asked, kind, sizes) | {
         "save_decode_cache": fixed(True, "what is generated is a hit of the next turn"),
@@ -101,8 +103,8 @@ def _receiver(asked: Asked, kind: NodeKind, position: int, engine: int) -> File:
             sizes,
         ),
         "pd_peer_host": host(site, _DECODE, position),
-        "pd_peer_init_port": ports("ports.lmcache_init", site.ports.lmcache_init),
-        "pd_peer_alloc_port": ports("ports.lmcache_alloc", site.ports.lmcache_alloc),
+        "pd_peer_init_port": ports("lmcache_init"),
+        "pd_peer_alloc_port": ports("lmcache_alloc"),
     }
     name = f"decode-{position}-engine-{engine}.yaml"
     what = f"engine {engine} of decode node {position}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dualpath_model.export.documents import File, yaml_file
-from dualpath_model.export.site import host, of_site
+from dualpath_model.export.site import bracketed, host, of_site, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target
 from dualpath_model.export.targets import _metrics as metrics
 from dualpath_model.export.targets._alert_tests import test_document
 from dualpath_model.export.targets._alerts import Alert, Figures, alerts
 from dualpath_model.export.targets._vllm_layout import servers
-from dualpath_model.export.targets._vllm_transfer import port
 from dualpath_model.export.values import Document, Value, derived, fixed
 
 RULES = "dualpath.rules.yml"
@@ -96,7 +95,7 @@ def _scrapes(asked: Asked) -> File:
     numbers: dict[tuple[str, int], list[int]] = {}
     for server in servers(asked.deployment):  # one a node, or one for each part of it
         place = (server.pool, server.position)
-        numbers.setdefault(place, []).append(port(asked, "server", server.number))
+        numbers.setdefault(place, []).append(port(asked.site, "server", server.number))
     for kind in asked.deployment.kinds:
         for position in kind.positions:
             labels = {
@@ -135,11 +134,9 @@ def _scrapes(asked: Asked) -> File:
 def _target(
     asked: Asked, pool: str, position: int, ports: list[int], labels: dict[str, Value]
 ) -> dict[str, Document]:
-    address = host(asked.site, pool, position)
+    name = bracketed(str(host(asked.site, pool, position).value))
     return {
-        "targets": of_site(
-            asked.site, f"hosts.{pool}", [f"{address.value}:{port}" for port in ports]
-        ),
+        "targets": of_site(asked.site, f"hosts.{pool}", [f"{name}:{number}" for number in ports]),
         "labels": labels,
     }
 

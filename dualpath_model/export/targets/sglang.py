@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dualpath_model.deployment import Deployment
 from dualpath_model.export.documents import File, command_file, yaml_file
 from dualpath_model.export.plan_file import PlanFile
-from dualpath_model.export.site import bracketed, host, of_site
+from dualpath_model.export.site import bracketed, check_apart, host, of_site, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
 from dualpath_model.export.targets._sglang_flags import (
     EXTRA,
@@ -36,6 +36,7 @@ _LAUNCH = ("python", "-m", "sglang.launch_server")
 def build(asked: Asked) -> Bundle:
     """Return the files of every server of the plan."""
     found = servers(asked.deployment)
+    _check_ports(asked, found)
     configs = _config_names(found)
     files: list[File] = []
     for shape, name in configs.items():
@@ -48,6 +49,21 @@ def build(asked: Asked) -> Bundle:
             files.append(_command(asked, server, rank, {**flags, **own}, configs[server.shape]))
     files.append(_router(asked, found))
     return Bundle(tuple(files), _dropped(asked), _notes(asked, found))
+
+
+def _check_ports(asked: Asked, found: tuple[Server, ...]) -> None:
+    """Raise InputError where two things of a node would listen on the same port."""
+    nodes: dict[str, list[tuple[str, list[int]]]] = {}
+    for server in found:
+        for position in server.positions:
+            wanted = nodes.setdefault(f"{server.pool} node {position}", [])
+            wanted.append(("server", [server.number]))
+            if server.pool == Pool.PREFILL.value:
+                wanted.append(("bootstrap", [server.number]))
+            if len(server.positions) > 1 and position == server.positions[0]:
+                wanted.append(("rendezvous", [0]))
+    for node, wanted in nodes.items():
+        check_apart(asked.site, node, wanted)
 
 
 def _config_names(found: tuple[Server, ...]) -> dict[tuple[object, ...], str]:
@@ -111,9 +127,9 @@ def _router(asked: Asked, found: tuple[Server, ...]) -> File:
     words = ["python", "-m", "sglang_router.launch_router", "--pd-disaggregation"]
     for server in found:
         name = bracketed(str(host(site, server.pool, server.positions[0]).value))
-        url = f"http://{name}:{site.ports.server + server.number}"
+        url = f"http://{name}:{port(site, 'server', server.number)}"
         if server.pool == Pool.PREFILL.value:
-            words += ["--prefill", url, str(site.ports.bootstrap + server.number)]
+            words += ["--prefill", url, str(port(site, "bootstrap", server.number))]
         else:
             words += ["--decode", url]
     flags = {

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dualpath_model.deployment import Deployment, NodeKind
-from dualpath_model.errors import InputError
 from dualpath_model.export.documents import File, command_file, json_file
+from dualpath_model.export.site import check_apart, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
 from dualpath_model.export.targets import scheduler
 from dualpath_model.export.targets._vllm_layout import Server, servers
@@ -23,7 +23,6 @@ from dualpath_model.export.targets._vllm_transfer import (
     buffer_of_engine,
     command,
     peers,
-    port,
     pull_is_sooner,
     pulls,
     transfer_config,
@@ -73,26 +72,18 @@ def _check_ports(asked: Asked, found: Sequence[Server]) -> None:
     """Raise InputError where two things of a node would listen on the same port."""
     most = max(server.port_offset(len(server.engines) - 1) for server in found)
     for field in ("side_channel", *(["p2p"] if peers(asked) else [])):
-        port(asked, field, most)
-    nodes: dict[tuple[str, int], dict[int, str]] = {}
+        port(asked.site, field, most)  # of all nodes, so that the remedy is for all of them
+    nodes: dict[str, list[tuple[str, list[int]]]] = {}
     for server in found:
-        taken = nodes.setdefault((server.pool, server.position), {})
+        wanted = nodes.setdefault(f"{server.pool} node {server.position}", [])
         engines = [server.port_offset(place) for place in range(len(server.engines))]
-        wanted = [("server", [server.number]), ("side_channel", engines)]
+        wanted += [("server", [server.number]), ("side_channel", engines)]
         if peers(asked):
             wanted.append(("p2p", engines))
         if server.spans_nodes and server.position == server.head:
             wanted.append(("data_parallel", [0]))
-        for field, offsets in wanted:
-            for offset in offsets:
-                number = port(asked, field, offset)
-                if number in taken:
-                    raise InputError(
-                        f"site: ports.{taken[number]} and ports.{field} meet at {number} on "
-                        f"{server.pool} node {server.position}, which needs one port for each engine "
-                        f"from either on; set them further apart"
-                    )
-                taken[number] = field
+    for node, wanted in nodes.items():
+        check_apart(asked.site, node, wanted)
 
 
 # ---- what is left out ------------------------------------------------------------------------------
