@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from app.output import JsonOption, emit, say
+from app.output import JsonOption, as_read_back, emit, say
 from dualpath_model.errors import InputError
 
 
@@ -38,6 +37,9 @@ def export_command(
     wrap: Annotated[
         str | None, typer.Option(help="kubernetes: the target whose files it wraps.")
     ] = None,
+    wrap_version: Annotated[
+        str | None, typer.Option(help="Version of the wrapped target's software.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Turn a plan into files that a deployment accepts."""
@@ -50,18 +52,25 @@ def export_command(
         return
     kind = target_named(target)
     _check_asked(source, out, compare, force, json)
-    if (wrap is None) == kind.wraps:
-        raise InputError(
-            f"--wrap is needed by {kind.name}: name the target whose files it takes, such as vllm"
-            if kind.wraps
-            else f"--wrap is '{wrap}', but {kind.name} wraps nothing; only kubernetes does"
-        )
-    if wrap is not None and target_named(wrap).wraps:
-        raise InputError(f"--wrap is '{wrap}', which wraps others itself; name another target")
+    for option, given in (("--wrap", wrap), ("--wrap-version", wrap_version)):
+        if given is not None and not kind.wraps:
+            raise InputError(
+                f"{option} is '{given}', but {kind.name} wraps nothing; only kubernetes does"
+            )
     assert source is not None and out is not None
-    made = export(kind, plan_of(source), read_site(site), version=target_version, wraps=wrap)
+    made = export(
+        kind,
+        plan_of(source),
+        read_site(site),
+        version=target_version,
+        wraps=wrap,
+        wraps_version=wrap_version,
+    )
     if compare:
-        print(diff(made, out), end="")
+        difference = diff(made, out)
+        print(difference, end="")
+        if not difference:
+            say(f"no difference: {out} is what this plan gives")
         return
     write(made, out, force=force)
     for dropped in made.bundle.dropped:
@@ -102,35 +111,18 @@ def scenario_from(
 def plan_of(source: str) -> Any:
     """Return the plan that ``source`` names: a plan file, or a scenario that is planned now."""
     from app.examples import find_scenario
-    from dualpath_model.export import parse_plan
+    from dualpath_model.export import parse_plan, plan_in
     from dualpath_model.scenario import load_scenario
     from solvers import planner
     from solvers.deployment import plan_document
 
     path = find_scenario(source)
-    if path.suffix == ".json" and (data := _plan_data(path)) is not None:
-        return parse_plan(data, str(path))
+    if (found := plan_in(path)) is not None:
+        return found
     scenario = load_scenario(path)
     answer = planner.plan(scenario, intervals=False)
     # by way of JSON, so that a scenario and its plan file give the same bytes
-    return parse_plan(_round_trip(plan_document(scenario, answer)))
-
-
-def _round_trip(data: Any) -> Any:
-    from app.output import dump
-
-    return json.loads(dump(data))
-
-
-def _plan_data(path: Path) -> Any:
-    """Return a JSON file's content unless it looks like a scenario, which may be JSON too."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        return None  # reading it as a scenario gives the right sentence
-    if isinstance(data, dict) and "cluster" in data and "scheduler_parameters" not in data:
-        return None
-    return data
+    return parse_plan(as_read_back(plan_document(scenario, answer)))
 
 
 def _check_asked(

@@ -37,6 +37,13 @@ def dump(data: Any) -> str:
     return orjson.dumps(data, option=options).decode()
 
 
+def as_read_back(data: Any) -> Any:
+    """Return what a reader of ``dump(data)`` gets: plain lists, dicts and numbers."""
+    import orjson
+
+    return orjson.loads(dump(data))
+
+
 def say(text: str) -> None:
     """Print a remark on standard error."""
     print(text, file=sys.stderr)

@@ -8,7 +8,7 @@ the folder's README with its effect, and user text is quoted in one place (:mod:
 from __future__ import annotations
 
 from dualpath_model.export.folder import Export, diff, export, write
-from dualpath_model.export.plan_file import PlanFile, parse_plan, read_plan
+from dualpath_model.export.plan_file import PlanFile, parse_plan, plan_in, read_plan
 from dualpath_model.export.registry import all_targets, target_named
 from dualpath_model.export.site import Site, read_site
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target
@@ -25,6 +25,7 @@ __all__ = [
     "diff",
     "export",
     "parse_plan",
+    "plan_in",
     "read_plan",
     "read_site",
     "target_named",

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dualpath_model.errors import InputError
+from dualpath_model.export.documents import File
 from dualpath_model.export.plan_file import PlanFile
 from dualpath_model.export.quoting import code, json_text, markdown, one_line
-from dualpath_model.export.site import Site
+from dualpath_model.export.site import Site, field_of, is_given
 from dualpath_model.export.target import Asked, Bundle, Target
 
 MARK = "derivations.json"
 """The file that tells an export's folder from any other."""
+_MOST_ROWS = 16
+"""Of files in a README whose names differ in numbers alone; of more, first and last are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +44,17 @@ def export(
     *,
     version: str | None = None,
     wraps: str | None = None,
+    wraps_version: str | None = None,
 ) -> Export:
     """Make a target's files. The same plan, site and version give the same bytes.
 
     Raises InputError for a version that is too old, and for values that the target cannot take.
     """
-    asked = Asked(plan, site or Site(), target.checked_version(version), wraps)
+    checked = target.checked_version(version)
+    asked = Asked(plan, site or Site(), checked, wraps, wraps_version)
     bundle = target.build(asked)
+    if note := target.not_looked_at(checked):
+        bundle = replace(bundle, notes=(note, *bundle.notes))
     files = {file.name: file.text for file in bundle.files}
     files[MARK] = json_text(_derivations(target, asked, bundle))
     files["README.md"] = _readme(target, asked, bundle)
@@ -54,7 +63,7 @@ def export(
 
 
 def write(made: Export, out: Path, *, force: bool = False) -> None:
-    """Write the files into a new folder ``out``: all of them or none.
+    """Write the files into a new folder ``out``, made with those above it: all of them or none.
 
     ``force``: an export's folder that is there is replaced; a symbolic link stays, what it leads to is
     replaced. Raises InputError if ``out`` is a file, is a folder already (without ``force``), one that
@@ -62,10 +71,21 @@ def write(made: Export, out: Path, *, force: bool = False) -> None:
     """
     _check(out, force)
     out = out.resolve()
+    above = [folder for folder in out.parents if not folder.exists()]
     try:
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:50]}."))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _replace(made, out)
     except OSError as error:
         raise _refused(out, error) from None
+    finally:
+        if not out.is_dir():
+            for folder in above:
+                with contextlib.suppress(OSError):  # somebody else's files are in it by now
+                    folder.rmdir()
+
+
+def _replace(made: Export, out: Path) -> None:
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:50]}."))
     try:
         new = aside / "new"
         new.mkdir()
@@ -75,17 +95,15 @@ def write(made: Export, out: Path, *, force: bool = False) -> None:
             path.write_text(text, encoding="utf-8", newline="\n")
             if name in made.executable:
                 path.chmod(path.stat().st_mode | 0o111)
-        if out.is_dir():
-            out.rename(aside / "old")
-            try:
-                new.rename(out)
-            except BaseException:  # Ctrl-C too: never without the old or the new one
-                (aside / "old").rename(out)
-                raise
-        else:
+        if not out.is_dir():
             new.rename(out)
-    except OSError as error:
-        raise _refused(out, error) from None
+            return
+        out.rename(aside / "old")
+        try:
+            new.rename(out)
+        except BaseException:  # Ctrl-C too: never without the old or the new one
+            (aside / "old").rename(out)
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -125,8 +143,9 @@ def _check(out: Path, force: bool) -> None:
             raise InputError(f"{out} is a symbolic link to nothing; give another name")
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; give --out the name of a new folder")
-        if not out.parent.is_dir():
-            raise InputError(f"{out}: the folder {out.parent} does not exist; make it first")
+        above = next(folder for folder in out.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise InputError(f"{out}: {above} is a file; give --out another name")
         if not out.is_dir():
             return
         if any(out.iterdir()) and not (out / MARK).is_file():
@@ -205,7 +224,7 @@ def _readme(target: Target, asked: Asked, bundle: Bundle) -> str:
         "",
         "| file | what it is |",
         "|---|---|",
-        *(f"| {code(file.name)} | {file.about} |" for file in bundle.files),
+        *_file_rows(bundle.files),
         f"| `{MARK}` | for each value of each file: unit, formula, inputs |",
         "",
         "## What these files leave out of the plan",
@@ -221,14 +240,8 @@ def _readme(target: Target, asked: Asked, bundle: Bundle) -> str:
         lines += ["Nothing."]
     if bundle.notes:
         lines += ["", "## Notes", "", *(f"- {markdown(note)}" for note in bundle.notes)]
-    assumed = sorted(
-        {
-            value.how.split(",")[0]
-            for file in bundle.files
-            for value in file.values.values()
-            if value.origin == "site" and "assumed" in value.how
-        }
-    )
+    used = {name for file in bundle.files for value in file.values.values() for name in value.site}
+    assumed = sorted(name for name in used if not is_given(asked.site, name))
     if assumed:
         lines += [
             "",
@@ -240,18 +253,40 @@ def _readme(target: Target, asked: Asked, bundle: Bundle) -> str:
             "|---|---|",
             *(f"| {code(name)} | {_assumed(asked.site, name)} |" for name in assumed),
         ]
-    for title, steps in (
-        ("Apply", target.apply),
-        ("Check that it took effect", target.check),
-        ("Roll back", target.roll_back),
+    wrapped = bundle.wrapped
+    for title, steps, then in (
+        ("Apply", target.apply, wrapped and wrapped.apply),
+        ("Check that it took effect", target.check, wrapped and wrapped.check),
+        ("Roll back", target.roll_back, wrapped and wrapped.roll_back),
     ):
-        lines += ["", f"## {title}", "", *(f"{n}. {step}" for n, step in enumerate(steps, start=1))]
+        lines += ["", f"## {title}", "", *_numbered(steps)]
+        if wrapped is not None and then:
+            lines += ["", f"Then, with the files of `files/`, as for {wrapped.software}:", ""]
+            lines += _numbered(then)
     return "\n".join(lines) + "\n"
+
+
+def _numbered(steps: Sequence[str]) -> list[str]:
+    return [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
+
+
+def _file_rows(files: Sequence[File]) -> list[str]:
+    """Return a row for each file; many whose names differ in numbers alone share one."""
+    alike: dict[str, list[File]] = {}
+    for file in files:
+        alike.setdefault(re.sub(r"\d+", "#", file.name), []).append(file)
+    rows = []
+    for group in alike.values():
+        if len(group) <= _MOST_ROWS:
+            rows += [f"| {code(file.name)} | {file.about} |" for file in group]
+            continue
+        first, last = group[0], group[-1]
+        names = f"{code(first.name)} to {code(last.name)}, {len(group)} files"
+        rows.append(f"| {names} | the first: {first.about} |")
+    return rows
 
 
 def _assumed(site: Site, name: str) -> str:
     """Return a field's value in words; a field that has none is worked out from the plan."""
-    found: object = site
-    for part in name.split("."):
-        found = getattr(found, part)
+    found = field_of(site, name)
     return "as in the files" if found is None else code(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dualpath_model.deployment import DEPLOYMENT_VERSION, Deployment
+from dualpath_model.deployment import DEPLOYMENT_VERSION, Deployment, NodeKind
 from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.parameters import SchedulerParameters
 
+_JSON = re.compile(r'\s*(\{\s*"|\[)')
+_CLUSTER = re.compile(r'"cluster"\s*:')
+_PARAMETERS = re.compile(r'"scheduler_parameters"\s*:')
 PLAN_VERSION = 1
 """The newest plan that is understood; ``solvers.planner`` writes this one."""
 
@@ -115,8 +119,23 @@ def read_plan(path: Path) -> PlanFile:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a plan file") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise InputError(f"{path}: is not JSON; give what `dualpath plan --json` wrote") from None
+        raise InputError(
+            f"{path}: is not JSON, or cut off; give what `dualpath plan --json` wrote"
+        ) from None
     return parse_plan(data, str(path))
+
+
+def plan_in(path: Path) -> PlanFile | None:
+    """Read a plan file, whatever its name ends in; None for a scenario, which may be JSON too.
+
+    Raises as :func:`read_plan` for what begins like JSON and is no scenario.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None  # reading it as a scenario gives the right sentence
+    scenario = _CLUSTER.search(text) and not _PARAMETERS.search(text)
+    return None if scenario or not _JSON.match(text) else read_plan(path)
 
 
 def _check_version(file: str, field: str, found: object, newest: int) -> None:
@@ -141,16 +160,64 @@ def _check_finite(file: str, data: Any, field: str = "") -> None:
         )
 
 
+_POSITIVE = (
+    "gpus",
+    "tensor",
+    "expert",
+    "cnics",
+    "cnic_bytes_per_s",
+    "storage_read_bytes_per_s",
+    "prefill_tokens_per_s",
+)
+_AGAIN = "make the plan again with `dualpath plan SCENARIO --json FILE`"
+
+
 def _check_kinds(file: str, plan: PlanFile) -> None:
-    """Refuse hardware that cannot be."""
-    again = "make the plan again with `dualpath plan SCENARIO --json FILE`"
+    """Refuse hardware that cannot be, and kinds and nodes that are not each other's."""
+    kinds: dict[tuple[str, int], NodeKind] = {}
     for number, kind in enumerate(plan.deployment.kinds):
         where = f"{file}: deployment.kinds.{number}"
-        for name in ("gpus", "tensor", "expert", "storage_read_bytes_per_s"):
+        for name in _POSITIVE:
             if not getattr(kind, name) > 0:
-                raise InputError(f"{where}.{name} is {getattr(kind, name)}, not above 0; {again}")
+                raise InputError(f"{where}.{name} is {getattr(kind, name)}, not above 0; {_AGAIN}")
         if not kind.positions:
-            raise InputError(f"{where}.positions is empty; {again}")
+            raise InputError(f"{where}.positions is empty; {_AGAIN}")
+        for position in kind.positions:
+            if (kind.pool, position) in kinds:
+                raise InputError(
+                    f"{where}.positions has {kind.pool} node {position}, which is of a kind already; "
+                    f"{_AGAIN}"
+                )
+            kinds[kind.pool, position] = kind
+    _check_nodes(file, plan, kinds)
+
+
+def _check_nodes(file: str, plan: PlanFile, kinds: dict[tuple[str, int], NodeKind]) -> None:
+    lacking = dict(kinds)
+    for number, node in enumerate(plan.deployment.nodes):
+        where = f"{file}: deployment.nodes.{number}"
+        position = node.node[1:]
+        if node.node[:1] != node.pool[0] or not (position.isascii() and position.isdigit()):
+            raise InputError(
+                f"{where}.node is {node.node!r:.80}, not {node.pool[0]} and a number; {_AGAIN}"
+            )
+        kind = lacking.pop((node.pool, int(position)), None)
+        if kind is None:
+            raise InputError(
+                f"{where}.node is '{node.node}', which is there twice or in no positions of "
+                f"deployment.kinds; {_AGAIN}"
+            )
+        if kind.tensor * len(node.engines) != kind.gpus:
+            raise InputError(
+                f"{where}: {node.pool} node {position} has {len(node.engines)} engines, but its kind "
+                f"has {kind.gpus} GPUs in engines of {kind.tensor}; {_AGAIN}"
+            )
+    if lacking:
+        pool, position = min(lacking)
+        raise InputError(
+            f"{file}: deployment.nodes lacks {pool} node {position}, which deployment.kinds has; "
+            f"{_AGAIN}"
+        )
 
 
 @cache

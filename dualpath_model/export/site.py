@@ -161,13 +161,35 @@ def read_site(path: Path | None) -> Site:
 
 def of_site(site: Site, field: str, value: object = None) -> Value:
     """Return the value of a site's field (dotted), or ``value`` made from it, with its origin."""
+    return of_fields(site, (field,), field_of(site, field) if value is None else value)
+
+
+def of_fields(site: Site, fields: tuple[str, ...], value: object) -> Value:
+    """Return a value that is made of several fields of a site, with its origin."""
+    assumed = [field for field in fields if not is_given(site, field)]
+    said = "given in the site file"
+    if assumed:
+        which = "" if len(assumed) == len(fields) else f"{' and '.join(assumed)} "
+        said = f"{which}assumed; set it in a --site file"
+    return Value(value, f"{' and '.join(fields)}, {said}", origin="site", site=fields)
+
+
+def field_of(site: Site, field: str) -> object:
+    """Return what a dotted field of a site holds."""
     found: object = site
-    given = True
     for part in field.split("."):
-        given = given and isinstance(found, BaseModel) and part in found.model_fields_set
         found = getattr(found, part)
-    said = "given in the site file" if given else "assumed; set it in a --site file"
-    return Value(found if value is None else value, f"{field}, {said}", origin="site")
+    return found
+
+
+def is_given(site: Site, field: str) -> bool:
+    """Tell whether the site file states a dotted field."""
+    found: object = site
+    for part in field.split("."):
+        if not isinstance(found, BaseModel) or part not in found.model_fields_set:
+            return False
+        found = getattr(found, part)
+    return True
 
 
 def host(site: Site, pool: str, index: int) -> Value:

@@ -13,6 +13,7 @@ from dualpath_model.export.documents import File
 from dualpath_model.export.plan_file import PlanFile
 from dualpath_model.export.site import Site
 from dualpath_model.export.values import Document
+from dualpath_model.paths import Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +32,21 @@ class Bundle:
     files: tuple[File, ...]
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = ()
+    wrapped: Target | None = None
+    """The target whose files these hold, whose steps follow their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a target is asked to make files of. ``version``: of its software; ``wraps``: name of the
-    target whose files it wraps (kubernetes), else None.
+    target whose files it wraps (kubernetes), else None; ``wraps_version``: of that one's software.
     """
 
     plan: PlanFile
     site: Site
     version: str
     wraps: str | None = None
+    wraps_version: str | None = None
 
     @property
     def deployment(self) -> Deployment:
@@ -113,15 +117,39 @@ class Target:
             )
         return str(found)
 
+    def not_looked_at(self, version: str) -> str | None:
+        """Return a remark for a version that is newer than those whose fields were checked."""
+        if Version(version) <= Version(self.default_version):
+            return None
+        return (
+            f"{self.software} {version} is newer than {self.default_version}, the newest whose fields "
+            f"were looked at: read what changed since before you apply these files"
+        )
+
+
+def no_qos(plan: PlanFile) -> Dropped:
+    """Return the entry for a target that has no word for the network's priorities."""
+    parameters = plan.scheduler_parameters
+    used = max(
+        (u.dual_path for u in plan.utilisation if u.resource == Resource.CNIC.value), default=0.0
+    )
+    return Dropped(
+        what=f"QoS weights {parameters.qos_collective_weight} (collectives) and "
+        f"{parameters.qos_kv_weight} (KV-cache)",
+        why="priorities are the network's: targets opensm (InfiniBand) and roce",
+        effect=f"KV-cache takes up to {100 * used:.0f} % of a compute NIC at the plan's rate; without "
+        f"the network's settings collectives wait behind it",
+    )
+
 
 def no_decode_reads(plan: PlanFile, because: str) -> Dropped:
     """Return the entry for a target that cannot read through the decode nodes."""
-    return Dropped(
-        what=f"split x = {plan.split:.3f}: reads through the decode nodes",
-        why=because,
-        effect=(
+    if plan.speedup_over_basic > 1.0 + 1e-6:
+        effect = (
             f"without a decode-side read path the plan's {plan.speedup_over_basic:.2f}x over Basic is "
             f"1.00x: {plan.throughput_basic_requests_per_s:.4g} instead of "
             f"{plan.throughput_requests_per_s:.4g} requests/s"
-        ),
-    )
+        )
+    else:
+        effect = f"none: the plan gains nothing by them ({plan.bottleneck} limits)"
+    return Dropped(f"split x = {plan.split:.3f}: reads through the decode nodes", because, effect)

@@ -24,7 +24,8 @@ class Value:
 
     ``origin``: "plan" (computed from it), "site" (what the operator said of the place, or a default to
     be changed) or "fixed" (a choice that makes the others work). ``how``: one sentence. ``unit``:
-    what the target counts it in. ``inputs``: the figures that it was computed from, SI.
+    what the target counts it in. ``inputs``: the figures that it was computed from, SI. ``site``: the
+    fields of the site, dotted, that it is made of.
     """
 
     value: Any
@@ -32,6 +33,7 @@ class Value:
     unit: str = ""
     origin: Literal["plan", "site", "fixed"] = "plan"
     inputs: Mapping[str, Scalar] = field(default_factory=dict)
+    site: tuple[str, ...] = ()
 
 
 def derived(value: Any, how: str, unit: str = "", **inputs: Scalar) -> Value:

@@ -37,6 +37,10 @@ def test_a_scenario_and_its_plan_file_give_the_same_files(tmp_path: Path) -> Non
     assert f"wrote 4 files to {out}" in done.stderr
     same = dualpath("export", "scheduler", plan, "--out", out, "--diff")
     assert (same.returncode, same.stdout) == (0, "")
+    assert f"no difference: {out}" in same.stderr
+    renamed = plan.rename(tmp_path / "plan.txt")
+    assert dualpath("export", "scheduler", renamed, "--out", out, "--diff").stdout == ""
+    plan = renamed.rename(tmp_path / "plan.json")
     other = dualpath("export", "scheduler", "heterogeneous", "--out", out, "--diff")
     assert other.returncode == 0
     assert "+++ b/scheduler.json" in other.stdout
@@ -65,15 +69,19 @@ def test_bad_input_is_refused_in_a_sentence_and_nothing_is_written(tmp_path: Pat
     out = tmp_path / "out"
     newer = plan_with(tmp_path / "newer.json", version=2)
     idle = plan_with(tmp_path / "idle.json", throughput_requests_per_s=0)
+    cut = tmp_path / "cut.txt"
+    cut.write_text(newer.read_text()[:2000])
     before = sorted(tmp_path.iterdir())
     wanted: list[tuple[tuple[str | Path, ...], str, int]] = [
         (("sheduler", EXAMPLE), "the nearest are scheduler", 2),
         (("sglan", EXAMPLE), "the nearest are sglang", 2),
         (("scheduler", newer), "knows plans up to 1", 2),
         (("scheduler", idle), "serves nothing", 1),
+        (("scheduler", cut), "is not JSON, or cut off", 2),
         (("scheduler", "deepsek-660b-2p4d"), "the nearest are deepseek-660b-2p4d", 2),
         (("scheduler", file), "", 2),
         (("scheduler", EXAMPLE, "--wrap", "vllm"), "only kubernetes does", 2),
+        (("scheduler", EXAMPLE, "--wrap-version", "1"), "--wrap-version is '1', but scheduler", 2),
         (("kubernetes", EXAMPLE), "--wrap is needed by kubernetes", 2),
         (("kubernetes", EXAMPLE, "--wrap", "kubernetes"), "which wraps others itself", 2),
         (("scheduler", EXAMPLE, "--target-version", "0.0.1"), "is older than", 2),

@@ -28,6 +28,24 @@ def plan_file(name: str = "deepseek-660b-2p4d") -> PlanFile:
     return parse_plan(plan_data(name))
 
 
+def with_nodes(data: Any) -> None:
+    """Give a plan's data the nodes that its kinds say, each like the first of its pool."""
+    nodes = {node["pool"]: node for node in data["deployment"]["nodes"]}
+    data["deployment"]["nodes"] = [
+        nodes[kind["pool"]]
+        | {
+            "node": f"{kind['pool'][0]}{position}",
+            "group": f"{kind['pool']}-{position}",
+            "engines": [
+                f"{kind['pool'][0]}{position}/{rank}"
+                for rank in range(kind["gpus"] // kind["tensor"])
+            ],
+        }
+        for kind in data["deployment"]["kinds"]
+        for position in kind["positions"]
+    ]
+
+
 def made(target: str, name: str = "deepseek-660b-2p4d", **more: Any) -> Export:
     """Return a target's export of a shipped example."""
     site = more.pop("site", Site())

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.output import as_read_back
 from dualpath_model.errors import InputError
 from dualpath_model.export import Export, Site, all_targets, export, parse_plan, target_named, write
+from dualpath_model.scenario import ScenarioSpec, resolve
+from solvers import planner
+from solvers.deployment import plan_document
 from tests.conftest import ROOT
 from tests.export.plans import made, plan_data
 
@@ -47,14 +52,20 @@ def test_all_targets_are_there() -> None:
     assert set(TARGETS) == EXPECTED
 
 
+def _shape(name: str) -> str:
+    """Many files whose names differ in numbers alone share a row of the README."""
+    return re.sub(r"\d+", "#", name)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_files_are_well_formed_and_listed(target: str, name: str) -> None:
     found = made(target, name, **wrapped(target))
     _check_files(found)
     readme = found.files["README.md"]
+    shown = {_shape(name) for name in re.findall(r"`([^`\n]+)`", readme)}
     for file in found.files:
-        assert file == "README.md" or f"`{file}`" in readme
+        assert file == "README.md" or _shape(file) in shown
     for dropped in found.bundle.dropped:
         assert dropped.what, dropped
         assert dropped.why, dropped
@@ -195,6 +206,54 @@ def _at(document: Any, pointer: str) -> Any:
         key = part.replace("~1", "/").replace("~0", "~")
         found = found[int(key)] if isinstance(found, list) else found[key]
     return found
+
+
+_SAID = ("split", "alpha", "beta", "quota", "Z", "dual values", "read weights", "QoS", "buffers")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_a_target_cannot_is_in_its_readme(target: str) -> None:
+    """Whatever the list of targets says a target cannot, its README says what that costs."""
+    kind = target_named(target)
+    cannot, found = "; ".join(kind.cannot), made(target, **wrapped(target)).bundle
+    left_out = "; ".join(dropped.what for dropped in found.dropped)
+    for word in _SAID:
+        if re.search(rf"\b{word}\b", cannot):
+            assert re.search(rf"\b{word}\b", left_out), (word, left_out)
+    for dropped in found.dropped:
+        assert dropped.why
+        assert dropped.effect
+
+
+_ODD = {
+    "no hits": {"hit_tokens": 0, "miss_tokens": 4000, "output_tokens": 200},
+    "one token each": {"hit_tokens": 1, "miss_tokens": 1, "output_tokens": 1},
+    "no output": {"hit_tokens": 32000, "miss_tokens": 400, "output_tokens": 0},
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("moments", _ODD.values(), ids=_ODD)
+def test_turns_of_nothing(target: str, moments: dict[str, int]) -> None:
+    """No figure of a turn divides: files are whole, with finite values, whatever is zero."""
+    found = export(target_named(target), parse_plan(_plan_of_moments(**moments)), **wrapped(target))
+    _check_files(found)
+    assert not re.search(r"\b(nan|inf)\b", found.files["README.md"])
+    assert not [name for name, text in found.files.items() if re.search(r"\bnan\b", text.lower())]
+
+
+@cache
+def _plan_of_moments(**moments: int) -> Any:
+    data = {
+        "name": "odd turns",
+        "llm": "deepseek-v3.2",
+        "kv_dtype": "fp8",
+        "cluster": "paper-2p4d",
+        "workload": {"moments": moments},
+    }
+    spec = ScenarioSpec.model_validate(data)
+    scenario = resolve(spec, ROOT)
+    return as_read_back(plan_document(scenario, planner.plan(scenario, intervals=False)))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -21,7 +21,7 @@ from dualpath_model.export.targets import _break_even as break_even
 from dualpath_model.export.targets._dynamo_workers import workers
 from dualpath_model.export.targets._names import key, label
 from dualpath_model.scenario import load_scenario
-from tests.export.plans import made, plan_data, plan_file
+from tests.export.plans import made, plan_data, plan_file, with_nodes
 
 EXAMPLES = ("deepseek-660b-2p4d", "heterogeneous", "qwen-32b-1p2d", "ds-27b-1p1d", "mixed-traffic")
 
@@ -134,14 +134,15 @@ def test_workers_fill_the_nodes(gpus: int, tensor: int, expert: int, counts: lis
             made_of.append(kind)
             first += count
         data["deployment"]["kinds"] = made_of + others
+        with_nodes(data)
 
     data = copy.deepcopy(plan_data())
     change(data)
-    deployment = parse_plan(data).deployment
     if gpus % tensor:
-        with pytest.raises(InputError, match="must divide"):
-            workers(deployment)
+        with pytest.raises(InputError, match=f"{gpus} GPUs in engines of {tensor}"):
+            parse_plan(data)
         return
+    deployment = parse_plan(data).deployment
     found = [worker for worker in workers(deployment) if worker.pool == "prefill"]
     assert sum(w.replicas * w.gpus_of_worker for w in found) == gpus * sum(counts)
     for worker, count in zip(found, counts, strict=True):
@@ -165,6 +166,7 @@ def test_one_engine_of_eight_gpus_holds_the_whole_buffer() -> None:
     def wide(data: Any) -> None:
         for kind in data["deployment"]["kinds"]:
             kind |= {"tensor": 8, "expert": 1, "buffer_bytes": 80.5e9}
+        with_nodes(data)
 
     files = exported(wide)
     assert "export DYN_KVBM_CPU_CACHE_GB=80.5\n" in files.files["kvbm-prefill.env"]
@@ -283,7 +285,7 @@ def test_bad_values_are_refused() -> None:
     def odd(data: Any) -> None:
         data["deployment"]["kinds"][0]["tensor"] = 3
 
-    with pytest.raises(InputError, match="must divide them"):
+    with pytest.raises(InputError, match="8 GPUs in engines of 3"):
         exported(odd)
     with pytest.raises(InputError, match="no DNS-1123 label"):
         exported(site=Site(namespace="My_Space"))

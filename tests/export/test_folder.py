@@ -39,9 +39,30 @@ def test_nothing_is_replaced_that_no_export_wrote(tmp_path: Path) -> None:
         write(made("scheduler"), tmp_path, force=True)
     with pytest.raises(InputError, match="is a file; give --out the name of a new folder"):
         write(made("scheduler"), tmp_path / "precious", force=True)
-    with pytest.raises(InputError, match="does not exist; make it first"):
-        write(made("scheduler"), tmp_path / "no" / "out")
+    with pytest.raises(InputError, match="is a file; give --out another name"):
+        write(made("scheduler"), tmp_path / "precious" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_folders_above_are_made_and_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "write_text", full)
+        with pytest.raises(InputError, match="No space left"):
+            write(made("scheduler"), tmp_path / "a" / "b" / "out")
+    assert not list(tmp_path.iterdir())
+    write(made("scheduler"), tmp_path / "a" / "b" / "out")
+    assert (tmp_path / "a" / "b" / "out" / "README.md").is_file()
+
+
+def test_versions_beyond_those_looked_at_are_said() -> None:
+    assert "is newer than" not in made("sglang").files["README.md"]
+    newer = made("sglang", version="9.0").files["README.md"]
+    assert "SGLang 9.0 is newer than 0.5.23, the newest whose fields were looked at" in newer
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

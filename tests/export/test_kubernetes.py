@@ -57,6 +57,25 @@ def test_the_metadata_is_of_plan_and_site() -> None:
     assert metadata["labels"]["app.kubernetes.io/version"] == "0.8.0"
 
 
+def test_the_readme_goes_on_with_the_wrapped_target() -> None:
+    vllm = target_named("vllm")
+    text = made("kubernetes", wraps="vllm").files["README.md"]
+    for step in (*vllm.apply, *vllm.check, *vllm.roll_back):
+        assert step in text
+    assert "Then, with the files of `files/`, as for vLLM:" in text
+
+
+def test_the_wrapped_target_has_a_version_of_its_own() -> None:
+    found = made("kubernetes", wraps="vllm", wraps_version="0.28.0")
+    assert found.version == "1.34.0"
+    assert maps(found.files)[0]["metadata"]["labels"]["app.kubernetes.io/version"] == "0.28.0"
+    assert "vLLM 0.28.0" in found.files["files/nodes/prefill-0.sh"]
+    newer = made("kubernetes", wraps="vllm", wraps_version="7").bundle.notes
+    assert any("vLLM 7 is newer than 0.33.0" in note for note in newer)
+    with pytest.raises(InputError, match="is older than"):
+        made("kubernetes", wraps="vllm", wraps_version="0.1")
+
+
 def test_large_files_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of 500,000 bytes need two maps; one of 1 MiB and its key needs a volume."""
     files = [File(f"{number}.txt", "text", "x" * 500_000) for number in range(3)]
@@ -91,7 +110,7 @@ def test_scripts_lose_their_permission_with_a_note(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_cannot_be_wrapped() -> None:
-    with pytest.raises(InputError, match="no target to wrap is named"):
+    with pytest.raises(InputError, match="--wrap is needed by kubernetes"):
         export(target_named("kubernetes"), plan_file())
     with pytest.raises(InputError, match="wraps others itself"):
         export(target_named("kubernetes"), plan_file(), wraps="kubernetes")

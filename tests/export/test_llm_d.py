@@ -88,7 +88,7 @@ def test_the_slowest_kind_decides() -> None:
 
 def test_what_is_left_out() -> None:
     dropped = {entry.what.split(" ")[0]: entry for entry in exported().bundle.dropped}
-    assert set(dropped) == {"split", "alpha", "Z", "quota"}
+    assert set(dropped) == {"split", "alpha", "Z", "quota", "QoS"}
     assert "2.72x over Basic is 1.00x" in dropped["split"].effect
     assert "1.7 times" in dropped["Z"].effect
 

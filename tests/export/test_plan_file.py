@@ -30,6 +30,12 @@ def changed(**parts: Any) -> Any:
     return data
 
 
+def second_kind(**changes: Any) -> Any:
+    data = copy.deepcopy(plan_data())
+    data["deployment"]["kinds"].append(data["deployment"]["kinds"][0] | changes)
+    return data
+
+
 def kind_with(**changes: Any) -> Any:
     data = copy.deepcopy(plan_data())
     data["deployment"]["kinds"][0] |= changes
@@ -73,10 +79,17 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
         (kind_with(tensor=0), InputError, "deployment.kinds.0.tensor is 0"),
         (kind_with(positions=[]), InputError, "deployment.kinds.0.positions is empty"),
         (kind_with(storage_read_bytes_per_s=0), InputError, "storage_read_bytes_per_s is 0"),
+        (kind_with(cnics=0), InputError, "deployment.kinds.0.cnics is 0, not above 0"),
+        (kind_with(prefill_tokens_per_s=0.0), InputError, "prefill_tokens_per_s is 0.0"),
+        (second_kind(), InputError, "kinds.2.positions has prefill node 0, which is of a kind"),
+        (second_kind(positions=[2]), InputError, "nodes lacks prefill node 2, which deployment.k"),
+        (kind_with(positions=[0]), InputError, "nodes.1.node is 'p1', which is there twice or"),
+        (kind_with(tensor=3), InputError, "prefill node 0 has 8 engines, but its kind has 8 GPUs"),
+        (changed(deployment__nodes=[]), InputError, "deployment.nodes lacks decode node 0"),
         ([], InputError, "is not a plan"),
         ({"name": "a scenario"}, InputError, "is not a plan"),
     ],
-    ids=range(17),
+    ids=range(24),
 )
 def test_other_data_is_refused_in_a_sentence(
     data: Any, kind: type[DualPathError], words: str

@@ -387,7 +387,7 @@ def _left_over(data: Any) -> None:
     [
         (_block, "block_tokens is 24, but vLLM keeps deepseek-v3.2 in blocks of 64 tokens"),
         (_buffer, "the buffer of prefill node 0 is 4 bytes, none for 8 engines"),
-        (_engines, "prefill node 0 with 7 engines"),
+        (_engines, "prefill node 0 has 7 engines"),
         (_left_over, "expert parallelism 3 of prefill nodes of 8 GPUs .* leaves GPUs over"),
     ],
 )

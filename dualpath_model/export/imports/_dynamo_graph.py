@@ -52,14 +52,13 @@ def components(where: str, graph: Mapping[str, Any]) -> Iterator[tuple[str, Mapp
             if not isinstance(part, Mapping):
                 raise InputError(
                     f"{where}: spec.services.{one_line(name)} is {one_line(part)!s:.60}; it must "
-                    "be a "
-                    f"mapping"
+                    "be a mapping"
                 )
             yield f"spec.services.{one_line(name)}", {"name": name, **part}
     else:
         raise InputError(
             f"{where}: has neither spec.components (v1beta1) nor spec.services (v1alpha1); give a "
-            f"DynamoGraphDeployment that an operator takes"
+            "DynamoGraphDeployment that an operator takes"
         )
 
 

@@ -61,7 +61,7 @@ def read(path: Path) -> Skeleton:
     if not graphs and not planners:
         raise InputError(
             f"{path}: has no DynamoGraphDeployment and no planner config (ttft_ms, itl_ms, "
-            f"max_gpu_budget); give the graph's YAML file, the planner's, or a folder with both"
+            "max_gpu_budget); give the graph's YAML file, the planner's, or a folder with both"
         )
     found: list[str] = []
     missing: list[str] = []
@@ -191,9 +191,8 @@ def _llm(
         found.append(f"llm {one_line(scenario['llm'])}: --model {one_line(model)}")
         if not known:
             missing.append(
-                f"llm: '{one_line(model)}' is in no catalog; take a name of `dualpath llm list` "
-                "or give "
-                f"its config.json"
+                f"llm: '{one_line(model)}' is in no catalog; take a name of `dualpath llm list` or "
+                "give its config.json"
             )
     dtype = next((worker.kv_dtype for worker in workers if worker.kv_dtype), None)
     name = _KV_DTYPES.get(dtype or "")
@@ -223,15 +222,13 @@ def _groups(role: str, workers: list[Worker], found: list[str]) -> Any:
             size = worker.kvbm_gb * (of_node // worker.tensor)
             node["buffer"] = f"{size:.10g} GB"
             found.append(
-                f"{role} buffer {size:.10g} GB of a node: DYN_KVBM_CPU_CACHE_GB "
-                f"{worker.kvbm_gb:g} x "
-                f"{of_node // worker.tensor} engines ({worker.where})"
+                f"{role} buffer {size:.10g} GB of a node: DYN_KVBM_CPU_CACHE_GB {worker.kvbm_gb:g} "
+                f"x {of_node // worker.tensor} engines ({worker.where})"
             )
         groups.append({"node": node if len(node) > 1 else STAND_IN, "count": count})
         found.append(
             f"{role}.count {count}: {worker.replicas} workers x {worker.nodes * worker.gpus} GPUs "
-            "/ "
-            f"{of_node} GPUs of a node ({worker.where})"
+            f"/ {of_node} GPUs of a node ({worker.where})"
         )
     return groups[0] if len(groups) == 1 else groups
 
@@ -242,8 +239,8 @@ def _parallelism(
     first = workers[0]
     if len({(w.tensor, bool(w.expert)) for w in workers}) > 1:
         missing.append(
-            f"parallelism.{role}: its components differ, a scenario has one; that of "
-            f"{first.where} is taken"
+            f"parallelism.{role}: its components differ, a scenario has one; that of {first.where} "
+            "is taken"
         )
     found.append(
         f"parallelism.{role}.tensor {first.tensor}: --tensor-parallel-size, else 1 ({first.where})"
@@ -298,8 +295,7 @@ def _from_planner_counts(
         )
         missing.append(
             f"cluster.{role}: node {STAND_IN} is a stand-in, and the count the planner's least; "
-            "name "
-            f"machine and count"
+            "name machine and count"
         )
         missing.append(
             f"parallelism.{role}: a planner config has no engine flags; give tensor and expert"

@@ -21,9 +21,8 @@ PLANNER_SINCE = {"prefill_min_endpoint": "1.5.0", "decode_min_endpoint": "1.5.0"
 ROUTER_SINCE = "1.3.1"
 CONDITIONAL_SINCE = "1.5.0"
 BETA_HOW = (
-    "beta_s x tokens/s that an engine computes: the router counts the tokens of a prompt that "
-    "are still "
-    "to be computed (hits are subtracted), for each worker and data-parallel rank; of the "
+    "beta_s x tokens/s that an engine computes: the router counts the tokens of a prompt that are "
+    "still to be computed (hits are subtracted), for each worker and data-parallel rank; of the "
     "slowest kind"
 )
 
@@ -43,7 +42,8 @@ def beta(asked: Asked) -> Value:
     if tokens < 1:
         raise InputError(
             f"plan: deployment.beta_s x prefill_tokens_per_s is {tokens:.3g} tokens, but Dynamo's "
-            f"prefill_busy_threshold is a whole number from 1; raise scheduler.beta of the scenario"
+            "prefill_busy_threshold is a whole number from 1; raise scheduler.beta of the "
+            "scenario"
         )
     return derived(
         math.floor(tokens),
@@ -110,8 +110,7 @@ def planner_by_load(asked: Asked, found: tuple[Worker, ...]) -> tuple[File | Non
         "decode_scale_up_kv_rate": derived(
             round(rate, 3),
             "Z: z_factor x KV-cache in use at the operating point = batch x (prompt + half the "
-            "output) "
-            "/ tokens that fit the HBM; at most 100",
+            "output) / tokens that fit the HBM; at most 100",
             "% of the engine's KV-cache",
             z_factor=z,
             decode_batch=batch,

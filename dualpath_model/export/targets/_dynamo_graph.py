@@ -246,8 +246,7 @@ def _flags(asked: Asked, worker: Worker) -> dict[str, Value | None]:
         flags["--max-num-batched-tokens"] = derived(
             str(quota),
             "quota as tokens: the most that can be appended to a mean turn's hits with their "
-            "attention "
-            "within quota_s",
+            "attention within quota_s",
             "tokens of a forward batch",
             quota_s=asked.deployment.quota_s,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dualpath_model.deployment import Deployment, NodeKind
-from dualpath_model.errors import InputError
 from dualpath_model.paths import Pool
 
 
@@ -40,7 +39,6 @@ def workers(deployment: Deployment) -> tuple[Worker, ...]:
     """Return the plan's workers, prefill first.
 
     Nodes that differ in nothing that a Pod could state (their storage NICs) are one component.
-    Raises InputError for a plan whose engines do not fill its nodes.
     """
     found = []
     for pool in (Pool.PREFILL.value, Pool.DECODE.value):
@@ -71,11 +69,6 @@ def _shape(kind: NodeKind) -> tuple[object, ...]:
 
 def _worker(pool: str, name: str, kinds: tuple[NodeKind, ...]) -> Worker:
     kind = kinds[0]
-    if kind.tensor < 1 or kind.gpus % kind.tensor:
-        raise InputError(
-            f"plan: deployment.kinds: tensor is {kind.tensor} on {pool} nodes of {kind.gpus} GPUs; it "
-            f"must divide them, so make the plan again with another parallelism"
-        )
     count = sum(part.count for part in kinds)
     width = max(kind.tensor, *(part.expert for part in kinds))
     nodes = max(1, -(-width // kind.gpus))

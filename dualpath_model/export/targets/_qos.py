@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dualpath_model.errors import InputError
 from dualpath_model.export.plan_file import PlanFile
-from dualpath_model.export.target import Dropped, no_decode_reads
+from dualpath_model.export.target import Dropped
 
 KV_LANE = 2
 COLLECTIVE_LANE = 1
@@ -81,13 +81,13 @@ def percent_of(weights: Sequence[int]) -> tuple[int, ...]:
 def not_of_a_network(plan: PlanFile) -> tuple[Dropped, ...]:
     """Return what no setting of a network expresses."""
     return (
-        no_decode_reads(
-            plan,
-            "a network's QoS says which traffic yields, not through which node a hit is read; the "
-            "scheduler's and the engines' files do",
+        Dropped(
+            f"split x = {plan.split:.3f}: reads through the decode nodes",
+            "a network's QoS says which traffic yields, not through which node a hit is read",
+            "none on the network; the scheduler's and the engines' files carry it",
         ),
         Dropped(
-            "alpha, beta, quota, Z, buffers",
+            "limits of the scheduler: alpha, beta, quota, Z, buffers",
             "they are limits of the scheduler and the engines",
             "none on the network; the scheduler's and the engines' files carry them",
         ),

@@ -9,7 +9,7 @@ import re
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.errors import InputError
 from dualpath_model.export.quoting import one_line
-from dualpath_model.export.site import Site, bracketed, host, of_site, port
+from dualpath_model.export.site import Site, bracketed, host, of_fields, of_site, port
 from dualpath_model.export.target import Asked
 from dualpath_model.export.targets._sglang_servers import Server
 from dualpath_model.export.values import Document, Value, derived, fixed
@@ -47,7 +47,8 @@ def node_flags(asked: Asked, server: Server, rank: int) -> dict[str, Value]:
     if len(server.positions) > 1:
         first = host(site, server.pool, server.positions[0])
         address = f"{bracketed(str(first.value))}:{site.ports.rendezvous}"
-        flags["dist-init-addr"] = of_site(site, "ports.rendezvous", address)
+        fields = (f"hosts.{server.pool}", "ports.rendezvous")
+        flags["dist-init-addr"] = of_fields(site, fields, address)
         flags["node-rank"] = derived(rank, "place of the node among those of its server")
     if server.of > 1:
         flags["base-gpu-id"] = derived(

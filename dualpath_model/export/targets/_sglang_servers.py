@@ -62,7 +62,7 @@ class Server:
 def servers(deployment: Deployment) -> tuple[Server, ...]:
     """Return the plan's servers, prefill first.
 
-    Raises InputError for nodes that one server cannot span and engines that do not fill them.
+    Raises InputError for nodes that one server cannot span and expert groups that do not fill them.
     """
     kinds = {
         (kind.pool, position): kind for kind in deployment.kinds for position in kind.positions
@@ -74,11 +74,6 @@ def servers(deployment: Deployment) -> tuple[Server, ...]:
             if node.pool == pool:
                 groups.setdefault(node.group, []).append(int(node.node[1:]))
         for positions in groups.values():
-            if any((pool, position) not in kinds for position in positions):
-                raise InputError(
-                    f"plan: deployment.nodes has {pool} nodes that deployment.kinds lacks; make the "
-                    f"plan again with `dualpath plan SCENARIO --json FILE`"
-                )
             members = tuple(kinds[pool, position] for position in positions)
             found += _servers(pool, tuple(positions), members)
     return tuple(found)
@@ -93,11 +88,6 @@ def _servers(pool: str, positions: tuple[int, ...], members: tuple[NodeKind, ...
             f"plan: {pool} nodes {', '.join(map(str, positions))} share experts but have {listed} GPUs; "
             f"SGLang takes the same number on every node of a server, so put nodes that are alike "
             f"beside each other in the scenario"
-        )
-    if kind.tensor < 1 or kind.gpus % kind.tensor:
-        raise InputError(
-            f"plan: deployment.kinds: tensor is {kind.tensor} on {pool} nodes of {kind.gpus} GPUs; it "
-            f"must divide them, so make the plan again with another parallelism"
         )
     if len(positions) > 1:
         width = kind.gpus * len(positions)

@@ -76,7 +76,7 @@ class Server:
 def servers(deployment: Deployment) -> tuple[Server, ...]:
     """Return the plan's servers, prefill first, in node order.
 
-    Raises InputError for nodes without a kind and engines that do not fill them.
+    Raises InputError for expert groups that do not fill their nodes.
     """
     kinds = {
         (kind.pool, position): kind for kind in deployment.kinds for position in kind.positions
@@ -86,21 +86,9 @@ def servers(deployment: Deployment) -> tuple[Server, ...]:
         members = sorted(
             (int(node.node[1:]), node.engines) for node in deployment.nodes if node.pool == pool
         )
-        _check(pool, members, kinds)
         for together in _groups([(member, kinds[pool, member[0]]) for member in members]):
             found += _of_group(pool, together)
     return tuple(found)
-
-
-def _check(pool: str, members: list[Member], kinds: dict[tuple[str, int], NodeKind]) -> None:
-    for position, engines in members:
-        kind = kinds.get((pool, position))
-        if kind is None or kind.tensor < 1 or kind.tensor * len(engines) != kind.gpus:
-            raise InputError(
-                f"plan: deployment.nodes has {pool} node {position} with {len(engines)} engines, which "
-                f"deployment.kinds does not confirm; make the plan again with `dualpath plan SCENARIO "
-                f"--json FILE`"
-            )
 
 
 def _groups(members: list[tuple[Member, NodeKind]]) -> list[list[tuple[Member, NodeKind]]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dualpath_model.deployment import NodeKind
 from dualpath_model.export.quoting import one_line
-from dualpath_model.export.site import bracketed, host, of_site, port
+from dualpath_model.export.site import bracketed, host, of_fields, of_site, port
 from dualpath_model.export.target import Asked
 from dualpath_model.export.targets._vllm_layout import Server
 from dualpath_model.export.targets._vllm_transfer import (
@@ -85,10 +85,9 @@ def _engines(asked: Asked, found: Sequence[Server], pool: str) -> list[Document]
 
 
 def _url(asked: Asked, server: Server) -> Value:
-    value = host(asked.site, server.pool, server.position)
-    name = str(value.value)
-    url = f"http://{bracketed(name)}:{port(asked.site, 'server', server.number)}"
-    return Value(url, f"{value.how}, and ports.server", origin="site")
+    name = bracketed(str(host(asked.site, server.pool, server.position).value))
+    url = f"http://{name}:{port(asked.site, 'server', server.number)}"
+    return of_fields(asked.site, (f"hosts.{server.pool}", "ports.server"), url)
 
 
 def _weight(of_node: float, server: Server, who: str) -> Value:

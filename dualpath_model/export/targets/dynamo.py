@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dualpath_model.export.documents import File
-from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
+from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
 from dualpath_model.export.targets import _dynamo_config as config
 from dualpath_model.export.targets import _dynamo_graph as graph
 from dualpath_model.export.targets._break_even import append_threshold, below_threshold
@@ -35,8 +35,7 @@ def build(asked: Asked) -> Bundle:
     else:
         notes.append(
             f"graph.yaml is left out: its nvidia.com/v1beta1 came with version {graph.SINCE}, "
-            "these "
-            f"files are for {asked.version}"
+            f"these files are for {asked.version}"
         )
     files += mounted
     if asked.since(config.ROUTER_SINCE):
@@ -49,7 +48,7 @@ def build(asked: Asked) -> Bundle:
         files.append(config.conditional_file(asked))
     else:
         notes.append(
-            f"conditional-disagg.json is left out: its flags came with version "
+            "conditional-disagg.json is left out: its flags came with version "
             f"{config.CONDITIONAL_SINCE}"
         )
     files += [config.kvbm_file(worker) for worker in found if worker.pool == "prefill"]
@@ -67,16 +66,15 @@ def _notes(asked: Asked, found: tuple[Worker, ...], planned: bool) -> list[str]:
     notes = []
     if planned:
         notes.append(
-            "the planner is pinned to the plan: its least workers are the plan's and its GPUs "
-            "are fixed; "
-            "lower prefill_min_endpoint or decode_min_endpoint to let it move workers to the "
-            "other pool"
+            "the planner is pinned to the plan: its least workers are the plan's and its GPUs are "
+            "fixed; lower prefill_min_endpoint or decode_min_endpoint to let it move workers to "
+            "the other pool"
         )
     else:
         notes.append(
             "no planner: the plan has several kinds of nodes in a pool, and Dynamo's planner "
-            "refuses two "
-            "components of one role (DuplicateSubComponentError); scale by dualpath replan instead"
+            "refuses two components of one role (DuplicateSubComponentError); scale by dualpath "
+            "replan instead"
         )
     for worker in found:
         count = sum(kind.count for kind in worker.kinds)
@@ -84,8 +82,7 @@ def _notes(asked: Asked, found: tuple[Worker, ...], planned: bool) -> list[str]:
         if worker.nodes > 1 and worker.gpus_of_worker != worker.expert:
             notes.append(
                 f"{worker.name}: experts are spread over {worker.gpus_of_worker} GPUs, not the "
-                "plan's "
-                f"{worker.expert}, which {count} nodes do not divide into"
+                f"plan's {worker.expert}, which {count} nodes do not divide into"
             )
         if worker.pool == "prefill" and worker.buffer_bytes is None:
             notes.append(
@@ -99,22 +96,20 @@ def _notes(asked: Asked, found: tuple[Worker, ...], planned: bool) -> list[str]:
         ):
             notes.append(
                 f"{worker.name}: each of the {worker.data_parallel} data-parallel engines of a "
-                "worker "
-                f"has a KVBM leader, and so {worker.buffer_bytes / 1e9:g} GB, of its own; check "
-                "their "
-                f"number in the log, as no parser can"
+                f"worker has a KVBM leader, and so {worker.buffer_bytes / 1e9:g} GB, of its own; "
+                "check their number in the log, as no parser can"
             )
         assert used == count * worker.kinds[0].gpus
     if asked.since(config.CONDITIONAL_SINCE):
         threshold = append_threshold(asked.deployment)
         notes.append(
             f"conditional disaggregation: {below_threshold(asked.deployment, threshold.value)}; "
-            f"they are prefilled on the decode engine if it still holds their hits"
+            "they are prefilled on the decode engine if it still holds their hits"
         )
     notes.append(
         "cached_token_queue_limit_per_worker is not alpha and is left out: above it the router "
-        "refuses "
-        "requests (HTTP 503 or 529), where alpha only prefers nodes with a shorter read queue"
+        "refuses requests (HTTP 503 or 529), where alpha only prefers nodes with a shorter read "
+        "queue"
     )
     return notes
 
@@ -128,11 +123,9 @@ def _dropped(asked: Asked, found: tuple[Worker, ...]) -> list[Dropped]:
             Dropped(
                 what=f"split x = {plan.split:.3f} as a number",
                 why="the router decides by a threshold: a turn with a shorter append is "
-                "prefilled, and so "
-                "read, on the decode side",
+                "prefilled, and so read, on the decode side",
                 effect=f"{below_threshold(deployment, threshold)}; compare with x after a day and "
-                "move the "
-                "threshold if the storage NICs differ",
+                "move the threshold if the storage NICs differ",
             )
         )
     else:
@@ -149,11 +142,10 @@ def _dropped(asked: Asked, found: tuple[Worker, ...]) -> list[Dropped]:
             what=f"alpha = {alpha:.0f} tokens: prefer nodes with a short read queue",
             why="the router does not see the storage NICs' queues",
             effect=f"a node may have more than {deployment.alpha_s:g} s of reads waiting while "
-            "another is "
-            "idle; its turns wait that much longer for their first token",
+            "another is idle; its turns wait that much longer for their first token",
         )
     )
-    dropped.append(_storage(asked, found))
+    dropped += [_storage(asked, found), no_qos(plan)]
     rates = {kind.prefill_tokens_per_s for kind in deployment.pool("prefill")}
     if len(rates) > 1:
         dropped.append(
@@ -161,8 +153,7 @@ def _dropped(asked: Asked, found: tuple[Worker, ...]) -> list[Dropped]:
                 what="beta of each kind of prefill node",
                 why="the router has one prefill_busy_threshold for all workers",
                 effect="the slowest kind's is used; the fastest waits at "
-                f"{min(rates) / max(rates):.0%} of "
-                "its own",
+                f"{min(rates) / max(rates):.0%} of its own",
             )
         )
     decode = [worker.buffer_bytes for worker in found if worker.pool == "decode"]
@@ -173,8 +164,7 @@ def _dropped(asked: Asked, found: tuple[Worker, ...]) -> list[Dropped]:
                 why="PdConnector is KVBM's connector for prefill workers; decode workers take "
                 "NIXL alone",
                 effect="KV-cache goes straight to the decode engine's HBM; the decode nodes' "
-                "buffers stay "
-                "unused",
+                "buffers stay unused",
             )
         )
     return dropped
@@ -188,16 +178,14 @@ def _storage(asked: Asked, found: tuple[Worker, ...]) -> Dropped:
         turns = min(sizes) / (hits * deployment.llm.kv_bytes_per_token)
         effect = (
             f"an engine's KVBM holds the hits of {turns:.1f} mean turns in DRAM; what it has "
-            "dropped, or "
-            "another worker has, is computed again"
+            "dropped, or another worker has, is computed again"
         )
     else:
         effect = "hits that are not in the HBM of the worker that gets the turn are computed again"
     return Dropped(
         what=f"shared storage of KV-cache ({hits:.0f} hit tokens of a mean turn are read from it)",
         why="KVBM's tiers are of one worker: DRAM and a local disk; the plan does not size the "
-        "disk, so "
-        "DYN_KVBM_DISK_CACHE_GB is not written",
+        "disk, so DYN_KVBM_DISK_CACHE_GB is not written",
         effect=effect,
     )
 
@@ -221,10 +209,9 @@ TARGET = Target(
         "QoS weights (target opensm or roce)",
     ),
     parser="the wheels' KvRouterArgGroup, Rust KvRouterConfig and PlannerConfig (its ignored "
-    "unknown keys "
-    "compared with its schema); for the graph our list of the Go type's keys, and "
-    "kubernetes-validate "
-    "--strict for each Pod: the operator's resource definition is in no package",
+    "unknown keys compared with its schema); for the graph our list of the Go type's keys, and "
+    "kubernetes-validate --strict for each Pod: the operator's resource definition is in no "
+    "package",
     apply=(
         "If there is a label-nodes.sh, run it.",
         "`kubectl apply -f config.yaml -f graph.yaml`; the operator starts frontend, planner and "
@@ -237,8 +224,8 @@ TARGET = Target(
     check=(
         "`kubectl get dgd -n NAMESPACE`: Ready is True; `kubectl get pods` shows the plan's "
         "counts.",
-        "The frontend logs `KvRouterConfig initialized` with the thresholds; the planner logs "
-        "its GPU counts.",
+        "The frontend logs `KvRouterConfig initialized` with the thresholds; the planner logs its "
+        "GPU counts.",
         "A prefill worker logs KVBM's host blocks: blocks x bytes of a block = the buffer.",
     ),
     roll_back=(

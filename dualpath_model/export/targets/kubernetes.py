@@ -21,14 +21,16 @@ _VERSION = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])\Z")
 
 def build(asked: Asked) -> Bundle:
     """Return the wrapped target's files, as they are and in ConfigMaps."""
-    inner = _inner(asked)
+    inside = _wrapped(asked)
+    version = inside.checked_version(asked.wraps_version)
+    inner = inside.build(Asked(asked.plan, asked.site, version))
     keys = _keys(inner.files)
     maps = _split(inner.files, keys)
     document = [
-        _config_map(asked, files, keys, _name(asked, number, len(maps)))
+        _config_map(asked, version, files, keys, _name(asked, number, len(maps)))
         for number, files in enumerate(maps)
     ]
-    head = [f"Files of target {asked.wraps}, from plan {asked.plan.scenario}"]
+    head = [f"Files of target {asked.wraps} {version}, from plan {asked.plan.scenario}"]
     about = f"{len(maps)} ConfigMap{'s' * (len(maps) > 1)} with the files of target {asked.wraps}"
     made = yaml_documents("configmap.yaml", about, document, head=head)
     kept = tuple(
@@ -37,8 +39,7 @@ def build(asked: Asked) -> Bundle:
     )
     notes = [
         f"{file.name} has the key {keys[file.name]}: a key has letters, digits, '-', '_' and '.' "
-        "only; "
-        f"mount it with `items` to give it its path back"
+        "only; mount it with `items` to give it its path back"
         for file in inner.files
         if keys[file.name] != file.name
     ]
@@ -46,23 +47,25 @@ def build(asked: Asked) -> Bundle:
     if scripts:
         notes.append(
             f"{', '.join(scripts)}: mount with `defaultMode: 0555`, or run as `bash FILE`: a "
-            "ConfigMap "
-            f"keeps no permissions"
+            "ConfigMap keeps no permissions"
         )
-    return Bundle((made, _kustomization(), *kept), inner.dropped, (*notes, *inner.notes))
+    if note := inside.not_looked_at(version):
+        notes.insert(0, note)
+    files = (made, _kustomization(), *kept)
+    return Bundle(files, inner.dropped, (*notes, *inner.notes), wrapped=inside)
 
 
-def _inner(asked: Asked) -> Bundle:
+def _wrapped(asked: Asked) -> Target:
     if asked.wraps is None:
         raise InputError(
-            "kubernetes: no target to wrap is named; give --wrap with one such as vllm or dynamo"
+            "--wrap is needed by kubernetes: name the target whose files it takes, such as vllm"
         )
     target = target_named(asked.wraps)
     if target.wraps:
         raise InputError(
-            f"kubernetes: --wrap is '{asked.wraps}', which wraps others itself; name another target"
+            f"--wrap is '{asked.wraps}', which wraps others itself; name another target"
         )
-    return target.build(Asked(asked.plan, asked.site, target.default_version))
+    return target
 
 
 def _keys(files: Sequence[File]) -> dict[str, str]:
@@ -86,8 +89,7 @@ def _split(files: Sequence[File], keys: dict[str, str]) -> list[list[File]]:
         if size > MOST_BYTES:
             raise InputError(
                 f"kubernetes: {one_line(file.name)} has {size} bytes, but a ConfigMap holds at "
-                "most "
-                f"{MOST_BYTES}; put this file on a volume instead"
+                f"most {MOST_BYTES}; put this file on a volume instead"
             )
         if held + size > MOST_BYTES:
             maps.append([])
@@ -107,9 +109,8 @@ def _name(asked: Asked, number: int, count: int) -> Value:
 
 
 def _config_map(
-    asked: Asked, files: Sequence[File], keys: dict[str, str], name: Value
+    asked: Asked, version: str, files: Sequence[File], keys: dict[str, str], name: Value
 ) -> dict[str, Document]:
-    version = target_named(asked.wraps or "").default_version
     return {
         "apiVersion": fixed("v1", "Kubernetes' core"),
         "kind": fixed("ConfigMap", "files for Pods to mount"),
@@ -156,18 +157,18 @@ TARGET = Target(
     cannot=("whatever the wrapped target cannot; permissions of scripts",),
     parser="kubernetes-validate --strict, with the schema of Kubernetes' own API",
     apply=(
-        "`kubectl apply -k .` in this folder, or `kubectl apply -f configmap.yaml`.",
+        "`kubectl apply --server-side -k .` in this folder (without `--server-side` kubectl keeps "
+        "a copy in an annotation, which holds 256 KiB at most).",
         "Mount the ConfigMap into the Pods: `volumes: [{name: config, configMap: {name: NAME}}]`.",
-        "Go on with the wrapped target's own steps (`dualpath export list` names them; "
-        "docs/deploying.md has "
-        "them).",
+        "Go on with the wrapped target's own steps, which the folder's README has.",
     ),
     check=(
-        "`kubectl apply -k . --dry-run=server` accepts the files before anything changes.",
+        "`kubectl apply --server-side -k . --dry-run=server` accepts the files before anything changes.",
         "`kubectl get configmap -n NAMESPACE -l app.kubernetes.io/managed-by=dualpath` lists them.",
     ),
     roll_back=(
-        "`kubectl apply -k` of the folder of before; restart what reads its files at start only.",
+        "`kubectl apply --server-side -k` of the folder of before; restart what reads its files "
+        "at start only.",
     ),
     build=build,
     wraps=True,

@@ -6,7 +6,7 @@ import math
 
 from dualpath_model.errors import InputError
 from dualpath_model.export.documents import yaml_file
-from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
+from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
 from dualpath_model.export.targets._break_even import append_threshold, below_threshold
 from dualpath_model.export.values import Document, Value, derived, fixed
 
@@ -117,8 +117,7 @@ def _longest(asked: Asked) -> Value:
     return derived(
         math.ceil(most),
         f"longest prompt of the workload: the default matches {_MATCHED_BY_DEFAULT} tokens and "
-        "takes the "
-        "rest of every hit for uncached, so that the decider would always prefill apart",
+        "takes the rest of every hit for uncached, so that the decider would always prefill apart",
         "tokens",
         prompt_tokens_most=most,
     )
@@ -139,15 +138,13 @@ def _limit(asked: Asked) -> Value:
         tokens = kind.beta_tokens * (1 + _OUTPUT_RATIO)
         how = (
             "beta of an engine in prompt tokens x 2.5: the router counts a request as its whole "
-            "prompt "
-            "and an output of 1.5 times that"
+            "prompt and an output of 1.5 times that"
         )
         inputs = {"beta_tokens": kind.beta_tokens}
     if tokens < 1:
         raise InputError(
-            f"plan: beta is {tokens:.3g} tokens of an engine, but llm-d's maxTokenConcurrency "
-            "must be at "
-            f"least 1; raise scheduler.beta of the scenario"
+            f"plan: beta is {tokens:.3g} tokens of an engine, but llm-d's maxTokenConcurrency must "
+            "be at least 1; raise scheduler.beta of the scenario"
         )
     return derived(
         math.floor(tokens),
@@ -161,19 +158,14 @@ def _limit(asked: Asked) -> Value:
 def _notes(asked: Asked, threshold: int) -> list[str]:
     return [
         f"nonCachedTokens {threshold}: {below_threshold(asked.deployment, threshold)} and stay on "
-        "the "
-        "decode endpoint if it still holds their hits. 0 would turn disaggregation off and is "
-        "never "
-        "written",
+        "the decode endpoint if it still holds their hits. 0 would turn disaggregation off and is "
+        "never written",
         "an endpoint is one engine: with several engines on a node, or data-parallel ranks, each "
-        "has a "
-        "port of its own in the InferencePool",
+        "has a port of its own in the InferencePool",
         "the router counts a prompt's tokens as characters / 4 until it has a tokenizer; with "
-        "another "
-        "language or code the thresholds move by that much",
-        "if all prefill endpoints are beyond beta, the router has no prefill endpoint to name "
-        "and the "
-        "request is prefilled where it decodes; the plan's scheduler would let it wait",
+        "another language or code the thresholds move by that much",
+        "if all prefill endpoints are beyond beta, the router has no prefill endpoint to name and "
+        "the request is prefilled where it decodes; the plan's scheduler would let it wait",
     ]
 
 
@@ -186,21 +178,20 @@ def _dropped(asked: Asked) -> list[Dropped]:
             what=f"alpha = {alpha:.0f} tokens: prefer nodes with a short read queue",
             why="the router sees engines, not their nodes' storage NICs",
             effect=f"a node may have more than {deployment.alpha_s:g} s of reads waiting while "
-            "another is "
-            "idle; its turns wait that much longer for their first token",
+            "another is idle; its turns wait that much longer for their first token",
         ),
         Dropped(
             what=f"Z = {z:g} x the mean tokens of a decode engine",
             why="queue-scorer compares requests; there is no limit relative to the mean",
             effect="decode engines hold unequal numbers of tokens where turns are of unequal "
-            "length: of "
-            f"the workload's prompts p99 is {_spread(asked):.1f} times the mean",
+            f"length: of the workload's prompts p99 is {_spread(asked):.1f} times the mean",
         ),
         Dropped(
-            what=f"quota = {deployment.quota_s:g} s, buffers, counts, parallelism, QoS weights",
-            why="they belong to the engines and the network",
-            effect="set them with the targets vllm or sglang, and opensm or roce",
+            what=f"quota = {deployment.quota_s:g} s, buffers, counts, parallelism",
+            why="they belong to the engines",
+            effect="none from here: the targets vllm and sglang set them",
         ),
+        no_qos(plan),
     ]
     betas = {kind.beta_tokens for kind in deployment.pool("prefill")}
     if len(betas) > 1:
@@ -209,8 +200,7 @@ def _dropped(asked: Asked) -> list[Dropped]:
                 what="beta of each kind of prefill node",
                 why="one plugin instance has one limit for all endpoints",
                 effect="the slowest kind's is used; the fastest is full at "
-                f"{min(betas) / max(betas):.0%} "
-                "of its own",
+                f"{min(betas) / max(betas):.0%} of its own",
             )
         )
     return found
@@ -238,16 +228,14 @@ TARGET = Target(
         "QoS weights (target opensm or roce)",
     ),
     parser="none here: the router is a Go program and in no package; our own list of its keys, "
-    "plugin "
-    "types and parameters, read in its source and tested on its own sample configurations",
+    "plugin types and parameters, read in its source and tested on its own sample configurations",
     apply=(
-        "Put epp-config.yaml into the ConfigMap of the endpoint picker: `kubectl create "
-        "configmap NAME -n "
-        "NAMESPACE --from-file=epp-config.yaml`, or the target kubernetes with `--wrap llm-d`.",
+        "Put epp-config.yaml into the ConfigMap of the endpoint picker: `kubectl create configmap "
+        "NAME -n NAMESPACE --from-file=epp-config.yaml`, or the target kubernetes with `--wrap "
+        "llm-d`.",
         "Start the endpoint picker with `--config-file /config/epp-config.yaml`.",
         "Label the engines' Pods `llm-d.ai/role: prefill` or `llm-d.ai/role: decode`, and give "
-        "decode Pods "
-        "the router's disaggregation sidecar.",
+        "decode Pods the router's disaggregation sidecar.",
     ),
     check=(
         "The endpoint picker starts: an unknown plugin type or reference ends it with a message.",

@@ -16,7 +16,7 @@ from dualpath_model.errors import InputError
 from dualpath_model.export.documents import File, yaml_file
 from dualpath_model.export.quoting import one_line
 from dualpath_model.export.site import check_apart, host, of_site, port
-from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
+from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
 from dualpath_model.export.values import Document, Value, derived, fixed
 from dualpath_model.paths import Pool
 
@@ -209,7 +209,8 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
             "by prefill engines",
         ),
         Dropped(
-            f"alpha = {deployment.alpha_s:g} s and beta = {deployment.beta_s:g} s",
+            f"alpha = {deployment.alpha_s:g} s and beta = {deployment.beta_s:g} s, quota, Z, dual "
+            f"values, read weights",
             "LMCache has no queues; who computes what is decided by the engine and its router",
             "none from here: set them in the engine's and the router's files",
         ),
@@ -220,6 +221,7 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
             "a prefill engine keeps all layers of a request's hits in HBM while it computes; no figure "
             "of the plan says what that costs",
         ),
+        no_qos(asked.plan),
     )
 
 

@@ -14,7 +14,7 @@ from dualpath_model.errors import InputError
 from dualpath_model.export.documents import File, json_file
 from dualpath_model.export.quoting import one_line
 from dualpath_model.export.site import host, of_site
-from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
+from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
 from dualpath_model.export.values import Document, Value, derived, fixed
 
 
@@ -185,10 +185,11 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
             else "no figure: the scenario gives no buffer, so the pool's size is Mooncake's default",
         ),
         Dropped(
-            "beta, quota, Z",
+            "beta, quota, Z, dual values",
             "the store has no queues of requests",
             "none from here: set them in the files of vllm or sglang",
         ),
+        no_qos(asked.plan),
     )
 
 

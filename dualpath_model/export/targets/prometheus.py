@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dualpath_model.export.documents import File, yaml_file
-from dualpath_model.export.site import bracketed, host, of_site, port
+from dualpath_model.export.site import bracketed, host, of_fields, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target
 from dualpath_model.export.targets import _metrics as metrics
 from dualpath_model.export.targets._alert_tests import test_document
@@ -104,10 +104,10 @@ def _scrapes(asked: Asked) -> File:
                     metrics.node_label(kind.pool, position), "the node in the scheduler's file"
                 ),
             }
-            ports = asked.site.ports
-            nodes.append(_target(asked, kind.pool, position, [ports.node_exporter], labels))
+            exporter = [asked.site.ports.node_exporter]
+            nodes.append(_target(asked, kind.pool, position, "node_exporter", exporter, labels))
             listening = numbers[kind.pool, position]
-            engines.append(_target(asked, kind.pool, position, listening, labels))
+            engines.append(_target(asked, kind.pool, position, "server", listening, labels))
     step = fixed(
         metrics.duration(metrics.SCRAPE_S),
         "the rules' windows are made for this; change none alone",
@@ -132,11 +132,15 @@ def _scrapes(asked: Asked) -> File:
 
 
 def _target(
-    asked: Asked, pool: str, position: int, ports: list[int], labels: dict[str, Value]
+    asked: Asked, pool: str, position: int, field: str, ports: list[int], labels: dict[str, Value]
 ) -> dict[str, Document]:
     name = bracketed(str(host(asked.site, pool, position).value))
     return {
-        "targets": of_site(asked.site, f"hosts.{pool}", [f"{name}:{number}" for number in ports]),
+        "targets": of_fields(
+            asked.site,
+            (f"hosts.{pool}", f"ports.{field}"),
+            [f"{name}:{number}" for number in ports],
+        ),
         "labels": labels,
     }
 

@@ -14,7 +14,7 @@ from dualpath_model.deployment import Deployment
 from dualpath_model.export.documents import File, command_file, yaml_file
 from dualpath_model.export.plan_file import PlanFile
 from dualpath_model.export.site import bracketed, check_apart, host, of_site, port
-from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
+from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
 from dualpath_model.export.targets._sglang_flags import (
     EXTRA,
     host_pool_tokens,
@@ -166,6 +166,7 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
             "no flag of server or router has a price",
             "none where all nodes are alike; else reads follow the router's load, not the plan's shares",
         ),
+        no_qos(plan),
     ]
     if windowed(deployment):
         dropped.insert(

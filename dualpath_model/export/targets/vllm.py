@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.export.documents import File, command_file, json_file
 from dualpath_model.export.site import check_apart, port
-from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads
+from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
 from dualpath_model.export.targets import scheduler
 from dualpath_model.export.targets._vllm_layout import Server, servers
 from dualpath_model.export.targets._vllm_routing import routing_document
@@ -116,13 +116,7 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
             "follow the weights of routing.json: compare `vllm:num_requests_waiting` of the servers",
         )
     )
-    dropped.append(
-        Dropped(
-            "QoS weights",
-            "no setting of vLLM; NIXL's UCX takes the service level of its environment",
-            "see `dualpath export opensm` and `dualpath export roce`",
-        )
-    )
+    dropped.append(no_qos(plan))
     return tuple(dropped)
 
 
