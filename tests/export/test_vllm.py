@@ -472,7 +472,41 @@ def test_a_config_alone(tmp_path: Path) -> None:
     file.write_text(made("vllm").files["nodes/decode-0.json"])
     found = read(file)
     assert found.scenario["cluster"]["decode"]["node"]["buffer"] == "10 GB"  # one engine is known
-    assert any("no command has this role" in sentence for sentence in found.missing)
+    assert "cluster.prefill: nothing with this role is stated" in found.missing[0]
+
+
+SPANNING = """
+vllm serve deepseek-ai/DeepSeek-V3.2 --data-parallel-size 16 --data-parallel-size-local 8 -ep \\
+  --data-parallel-start-rank $RANK \\
+  --kv-transfer-config '{"kv_connector":"NixlConnector","kv_role":"kv_producer"}'
+vllm serve deepseek-ai/DeepSeek-V3.2 -dp 32 -dpl 8 -ep -dpr $RANK -dpa 10.0.0.1 \\
+  --kv-transfer-config '{"kv_connector":"NixlConnector","kv_role":"kv_consumer"}'
+"""
+
+
+def test_the_script_of_one_node_stands_for_all(tmp_path: Path) -> None:
+    """16 engines, 8 on each node: two nodes; 32: four; one role alone: the other gets as many."""
+    file = tmp_path / "serve.sh"
+    file.write_text(SPANNING)
+    found = read(file)
+    counts = {role: found.scenario["cluster"][role]["count"] for role in ("prefill", "decode")}
+    assert counts == {"prefill": 2, "decode": 4}
+    assert any("3 of them have no command: --data-parallel-size 32" in s for s in found.found)
+    file.write_text(SPANNING.partition("vllm serve deepseek-ai/DeepSeek-V3.2 -dp 32")[0])
+    found = read(file)
+    assert found.scenario["cluster"]["decode"]["count"] == 2
+    scenario = yaml.safe_load(found.to_yaml())
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(scenario))
+    assert planner.plan(load_scenario(path)).throughput_requests_per_s > 0
+
+
+def test_every_node_of_a_deployment_has_its_command(tmp_path: Path) -> None:
+    """What `export vllm` writes has a command for each node: none is counted twice."""
+    write(made("vllm"), tmp_path / "out")
+    found = read(tmp_path / "out")
+    assert [found.scenario["cluster"][role]["count"] for role in ("prefill", "decode")] == [2, 4]
+    assert not any("have no command" in sentence for sentence in found.found)
 
 
 SCRIPT = """#!/bin/bash

@@ -26,6 +26,7 @@ _SHORT = {
     "-ep": "--enable-expert-parallel",
 }
 _SHORT |= {"-dpl": "--data-parallel-size-local", "-dpr": "--data-parallel-start-rank"}
+_SHORT |= {"-dpa": "--data-parallel-address"}
 _SHORT |= {"-dpn": "--data-parallel-rank", "-pp": "--pipeline-parallel-size"}
 _ANY_HOST = {None, "0.0.0.0", "::", "localhost", "127.0.0.1"}
 _MOST_BYTES = 16_000_000
@@ -34,7 +35,8 @@ _MOST_BYTES = 16_000_000
 @dataclass(frozen=True, slots=True)
 class Command:
     """One ``vllm serve``, or a config alone (``model`` None). ``engines``: of this command;
-    ``ranks``: that share its experts; ``buffer_bytes``: of one engine; ``times``: how often it runs.
+    ``ranks``: that share its experts; ``buffer_bytes``: of one engine; ``times``: how often it runs;
+    ``start_rank``: of its first engine, as it stands there; ``address``: where the ranks meet.
     """
 
     where: str
@@ -50,6 +52,8 @@ class Command:
     buffer_bytes: int | None
     pulls: bool
     times: int = 1
+    start_rank: str | None = None
+    address: str | None = None
 
     @property
     def gpus(self) -> int:
@@ -257,6 +261,8 @@ def _command(
         buffer_bytes=None if size is None else whole_bytes(where, size),
         pulls=nixl.get("bidirectional_kv_xfer") is True,
         times=times,
+        start_rank=flags.get("--data-parallel-start-rank", flags.get("--data-parallel-rank")),
+        address=flags.get("--data-parallel-address"),
     )
 
 

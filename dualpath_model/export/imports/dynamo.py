@@ -21,20 +21,16 @@ from dualpath_model.export.imports._dynamo_graph import (
     words_of,
     worker_of,
 )
-from dualpath_model.export.imports.skeleton import Skeleton
+from dualpath_model.export.imports.skeleton import (
+    KV_DTYPES,
+    STAND_IN,
+    STAND_IN_GPUS,
+    Skeleton,
+    known_llm,
+    stand_in,
+)
 from dualpath_model.export.quoting import one_line
 
-STAND_IN = "paper-hopper"
-"""The node that stands in for the real ones, which no graph states: 8 GPUs."""
-STAND_IN_GPUS = 8
-_KV_DTYPES = {
-    "bfloat16": "bf16",
-    "float16": "bf16",
-    "fp8": "fp8",
-    "fp8_e4m3": "fp8",
-    "fp8_e5m2": "fp8",
-    "fp8_ds_mla": "fp8_ds_mla",
-}
 _PLANNER_KEYS = {"ttft_ms", "ttft", "itl_ms", "itl", "max_gpu_budget", "optimization_target"}
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -178,24 +174,15 @@ def _from_graph(
 def _llm(
     workers: list[Worker], scenario: dict[str, Any], found: list[str], missing: list[str]
 ) -> None:
-    from dualpath_model.catalog.llms import llm_names
-
     model = next((worker.model for worker in workers if worker.model), None)
     if model is None:
         scenario["llm"] = "deepseek-v3.2"
         missing.append("llm: no worker has --model; deepseek-v3.2 is a stand-in")
     else:
-        short = model.rstrip("/").rsplit("/", 1)[-1].lower()
-        known = [name for name in llm_names() if short == name or short.startswith(f"{name}-")]
-        scenario["llm"] = max(known, key=len) if known else model
+        scenario["llm"] = known_llm(model, missing)
         found.append(f"llm {one_line(scenario['llm'])}: --model {one_line(model)}")
-        if not known:
-            missing.append(
-                f"llm: '{one_line(model)}' is in no catalog; take a name of `dualpath llm list` or "
-                "give its config.json"
-            )
     dtype = next((worker.kv_dtype for worker in workers if worker.kv_dtype), None)
-    name = _KV_DTYPES.get(dtype or "")
+    name = KV_DTYPES.get(dtype or "")
     if name is not None:
         scenario["kv_dtype"] = name
         found.append(f"kv_dtype {name}: --kv-cache-dtype {one_line(dtype)}")
@@ -214,17 +201,14 @@ def _groups(role: str, workers: list[Worker], found: list[str]) -> Any:
         of_node = worker.gpus if worker.nodes > 1 else max(STAND_IN_GPUS, worker.gpus)
         of_node = min(of_node, total)
         count = -(-total // of_node)
-        node: dict[str, Any] = {"base": STAND_IN}
-        if of_node != STAND_IN_GPUS:
-            node["gpus"] = of_node
-            node["cnics"] = of_node
+        buffer = None
         if worker.kvbm_gb is not None:
-            size = worker.kvbm_gb * (of_node // worker.tensor)
-            node["buffer"] = f"{size:.10g} GB"
+            buffer = f"{worker.kvbm_gb * (of_node // worker.tensor):.10g} GB"
             found.append(
-                f"{role} buffer {size:.10g} GB of a node: DYN_KVBM_CPU_CACHE_GB {worker.kvbm_gb:g} "
+                f"{role} buffer {buffer} of a node: DYN_KVBM_CPU_CACHE_GB {worker.kvbm_gb:g} "
                 f"x {of_node // worker.tensor} engines ({worker.where})"
             )
+        node = stand_in(of_node, buffer)
         groups.append({"node": node if len(node) > 1 else STAND_IN, "count": count})
         found.append(
             f"{role}.count {count}: {worker.replicas} workers x {worker.nodes * worker.gpus} GPUs "

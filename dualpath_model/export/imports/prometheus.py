@@ -14,11 +14,9 @@ from typing import Any
 
 from dualpath_model.errors import InputError
 from dualpath_model.export.imports._prometheus_series import Series, percentile, read_series
-from dualpath_model.export.imports.skeleton import Skeleton
+from dualpath_model.export.imports.skeleton import STAND_IN, Skeleton, catalog_llm
 from dualpath_model.export.quoting import one_line
 
-STAND_IN = "paper-hopper"
-"""The node that stands in for the real ones, whose GPUs no metric names."""
 ROLES = ("prefill", "decode")
 _ROLE_LABELS = ("pool", "role", "engine_type", "component", "job", "service", "pod", "instance")
 _NOT_STORAGE = re.compile(r"(lo|docker|veth|br-|cni|flannel|cali|ifb|virbr|tun|tap|dummy)")
@@ -131,11 +129,14 @@ def _cluster(hosts: Mapping[str, Host], found: list[str], missing: list[str]) ->
                 f"DRAM)"
             )
         else:
-            cluster[role] = {"node": STAND_IN, "count": 1}
             missing.append(
                 f"cluster.{role}: no series is of a {role} node (labels pool, role, job or instance say "
-                f"so); one {STAND_IN} is a stand-in"
+                f"so); nodes {STAND_IN}, as many as of the other role, stand in"
             )
+    for role in ROLES:
+        if role not in cluster:
+            other = sum(host.role is not None for host in hosts.values())
+            cluster[role] = {"node": STAND_IN, "count": max(1, other)}
     unknown = [name for name, host in hosts.items() if host.role is None]
     if unknown:
         some = ", ".join(map(one_line, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
@@ -211,21 +212,17 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _llm(engines: Sequence[Series], found: list[str], missing: list[str]) -> str:
-    from dualpath_model.catalog.llms import llm_names
-
     models = sorted({s.labels["model_name"] for s in engines if s.labels.get("model_name")})
     if not models:
         missing.append("llm: no series has a model_name; deepseek-v3.2 is a stand-in")
         return "deepseek-v3.2"
-    short = models[0].rstrip("/").rsplit("/", 1)[-1].lower()
-    known = [name for name in llm_names() if short == name or short.startswith(f"{name}-")]
-    if not known:
+    llm = catalog_llm(models[0])
+    if llm is None:
         missing.append(
             f"llm: '{one_line(models[0])}' is in no catalog and deepseek-v3.2 a stand-in; take a name "
             f"of `dualpath llm list` or give its config.json"
         )
         return "deepseek-v3.2"
-    llm = max(known, key=len)
     found.append(f"llm {llm}: model_name {one_line(models[0])}")
     if len(models) > 1:
         missing.append(f"llm: the series are of {len(models)} models; {llm} is taken")

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from dualpath_model.export.imports._sglang_commands import ROLES, Launch, launches
-from dualpath_model.export.imports.skeleton import Skeleton
-
-STAND_IN = "paper-hopper"
-"""The node that stands in for the real ones: 8 GPUs, as many compute NICs, no rate is stated."""
-_STAND_IN_GPUS = 8
-_KV_DTYPES = {"bf16": "bf16", "bfloat16": "bf16", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
+from dualpath_model.export.imports.skeleton import (
+    KV_DTYPES,
+    STAND_IN,
+    Skeleton,
+    known_llm,
+    like_the_other,
+    stand_in,
+)
 
 
 def read(path: Path) -> Skeleton:
@@ -30,14 +32,16 @@ def read(path: Path) -> Skeleton:
     _llm(servers, scenario, found, missing)
     scenario["framework"] = "sglang"
     found.append("framework sglang: hits are read on both sides")
-    scenario["cluster"] = {
-        role: _pool(role, [s for s in servers if s[0].role == role], found, missing)
-        for role in ROLES
-    }
-    scenario["parallelism"] = {
-        role: _parallelism(role, [s[0] for s in servers if s[0].role == role], found, missing)
-        for role in ROLES
-    }
+    scenario["cluster"] = {}
+    scenario["parallelism"] = {}
+    stated = {role: [s for s in servers if s[0].role == role] for role in ROLES}
+    for role, mine in stated.items():
+        if mine:
+            scenario["cluster"][role] = _pool(role, mine, found, missing)
+            scenario["parallelism"][role] = _parallelism(role, [s[0] for s in mine], found, missing)
+    for role, mine in stated.items():
+        if not mine:
+            like_the_other(scenario, role, missing)
     _block(servers, scenario, found, missing)
     scenario["workload"] = {"synthetic": {"row": "64K"}}
     missing.append("workload: no server states it; give your traces, or change this stand-in")
@@ -80,20 +84,14 @@ def _buffer(on_node: list[Launch]) -> float | None:
 def _pool(
     role: str, servers: list[list[Launch]], found: list[str], missing: list[str]
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    if not servers:
-        missing.append(f"cluster.{role}: no {role} server is stated; node and count are stand-ins")
-        return {"node": STAND_IN, "count": 1}
     groups: dict[tuple[int, float | None], list[str]] = {}
     for server in servers:
         for gpus, buffer, where in _nodes(server):
             groups.setdefault((gpus, buffer), []).append(where)
     listed: list[dict[str, Any]] = []
     for (gpus, buffer), places in groups.items():
-        node: dict[str, Any] = {"base": STAND_IN}
-        if gpus != _STAND_IN_GPUS:
-            node |= {"gpus": gpus, "cnics": gpus}
+        node = stand_in(gpus, None if buffer is None else f"{buffer:.10g} GB")
         if buffer is not None:
-            node["buffer"] = f"{buffer:.10g} GB"
             found.append(
                 f"{role}.buffer {buffer:.10g} GB: hicache-size x {gpus} GPUs of a node ({places[0]})"
             )
@@ -114,8 +112,6 @@ def _pool(
 def _parallelism(
     role: str, servers: list[Launch], found: list[str], missing: list[str]
 ) -> dict[str, int]:
-    if not servers:
-        return {"tensor": 1}
     first = servers[0]
     if len({s.tensor for s in servers}) > 1:
         missing.append(
@@ -141,25 +137,16 @@ def _parallelism(
 def _llm(
     servers: list[list[Launch]], scenario: dict[str, Any], found: list[str], missing: list[str]
 ) -> None:
-    from dualpath_model.catalog.llms import llm_names
-
     every = [launch for server in servers for launch in server]
     stated = next((s for s in every if s.model), None)
     if stated is None or stated.model is None:
         scenario["llm"] = "deepseek-v3.2"
         missing.append("llm: no server has model-path; deepseek-v3.2 is a stand-in")
     else:
-        short = stated.model.rstrip("/").rsplit("/", 1)[-1].lower()
-        known = [name for name in llm_names() if short == name or short.startswith(f"{name}-")]
-        scenario["llm"] = max(known, key=len) if known else stated.model
+        scenario["llm"] = known_llm(stated.model, missing)
         found.append(f"llm {scenario['llm']}: model-path {stated.model} ({stated.where})")
-        if not known:
-            missing.append(
-                f"llm: '{stated.model}' is in no catalog; take a name of `dualpath llm list` or give "
-                f"its config.json"
-            )
     dtype = next((s for s in every if s.kv_dtype), None)
-    name = _KV_DTYPES.get(dtype.kv_dtype or "") if dtype is not None else None
+    name = KV_DTYPES.get(dtype.kv_dtype or "") if dtype is not None else None
     if dtype is None or name is None:
         missing.append("kv_dtype: kv-cache-dtype is not said or auto; say what the KV-cache is in")
         return

@@ -7,10 +7,27 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from dualpath_model.errors import unknown_name
 from dualpath_model.export.quoting import one_line, yaml_scalar
+
+STAND_IN = "paper-hopper"
+"""The node that stands in for the real ones, which no deployment states."""
+STAND_IN_GPUS = 8
+KV_DTYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "bf16": "bf16",
+        "bfloat16": "bf16",
+        "float16": "bf16",
+        "fp8": "fp8",
+        "fp8_e4m3": "fp8",
+        "fp8_e5m2": "fp8",
+        "fp8_ds_mla": "fp8_ds_mla",
+    }
+)
+"""What engines call the type of the KV-cache, and what a scenario does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,49 @@ class Skeleton:
         lines += ["# To fill in or check:"]
         lines += [f"#   {one_line(sentence)}" for sentence in self.missing or ("nothing",)]
         return "\n".join([*lines, *_block(self.scenario, "")]) + "\n"
+
+
+def catalog_llm(model: str) -> str | None:
+    """Return the catalog's name of a model or path of weights; None where it has none."""
+    from dualpath_model.catalog.llms import llm_names
+
+    short = model.rstrip("/").rsplit("/", 1)[-1].lower()
+    known = [name for name in llm_names() if short == name or short.startswith(f"{name}-")]
+    return max(known, key=len) if known else None
+
+
+def known_llm(model: str, missing: list[str]) -> str:
+    """Return the catalog's name of a model; itself where there is none, which ``missing`` then says."""
+    known = catalog_llm(model)
+    if known is not None:
+        return known
+    missing.append(
+        f"llm: '{one_line(model)}' is in no catalog; take a name of `dualpath llm list`, or give its "
+        f"config.json"
+    )
+    return model
+
+
+def stand_in(gpus: int, buffer: str | None) -> dict[str, Any]:
+    """Return a node of so many GPUs and a compute NIC for each; ``buffer``: of the node, with a unit."""
+    node: dict[str, Any] = {"base": STAND_IN}
+    if gpus != STAND_IN_GPUS:
+        node |= {"gpus": gpus, "cnics": gpus}
+    return node if buffer is None else node | {"buffer": buffer}
+
+
+def like_the_other(scenario: Mapping[str, Any], role: str, missing: list[str]) -> None:
+    """Give a role of which nothing is stated the nodes of the other: what holds the LLM there holds it
+    here too.
+    """
+    other = "decode" if role == "prefill" else "prefill"
+    for part in ("cluster", "parallelism"):
+        scenario[part][role] = scenario[part][other]
+    missing.insert(
+        0,
+        f"cluster.{role}: nothing with this role is stated; as many nodes as for {other} stand in, give "
+        f"count and machine",
+    )
 
 
 def importer_names() -> list[str]:

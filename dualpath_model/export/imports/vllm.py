@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from dualpath_model.export.imports._vllm_commands import Command, commands
-from dualpath_model.export.imports.skeleton import Skeleton
+from dualpath_model.export.imports.skeleton import (
+    KV_DTYPES,
+    STAND_IN,
+    Skeleton,
+    known_llm,
+    like_the_other,
+    stand_in,
+)
 from dualpath_model.export.quoting import one_line
 
-STAND_IN = "paper-hopper"
-"""The node that stands in for the real ones, which no command states: 8 GPUs."""
-STAND_IN_GPUS = 8
-_KV_DTYPES = {
-    "bfloat16": "bf16",
-    "float16": "bf16",
-    "fp8": "fp8",
-    "fp8_e4m3": "fp8",
-    "fp8_e5m2": "fp8",
-    "fp8_ds_mla": "fp8_ds_mla",
-}
 Node = tuple[int, int | None]
 """GPUs of a node, and the bytes of its buffer."""
 
@@ -38,14 +34,14 @@ def read(path: Path) -> Skeleton:
     _llm(listed, scenario, found, missing)
     scenario["cluster"] = {}
     scenario["parallelism"] = {}
-    for role in ("prefill", "decode"):
-        mine = [command for command in listed if command.role == role]
+    stated = {role: [c for c in listed if c.role == role] for role in ("prefill", "decode")}
+    for role, mine in stated.items():
+        if mine:
+            scenario["cluster"][role] = _pool(role, mine, found, missing)
+            scenario["parallelism"][role] = _parallelism(role, mine, found, missing)
+    for role, mine in stated.items():
         if not mine:
-            missing.append(
-                f"cluster.{role}: no command has this role; one node stands in, give count and machine"
-            )
-        scenario["cluster"][role] = _pool(role, mine, found, missing)
-        scenario["parallelism"][role] = _parallelism(role, mine, found, missing)
+            like_the_other(scenario, role, missing)
     _framework(listed, scenario, found)
     blocks = Counter(c.block_tokens for c in listed if c.block_tokens is not None)
     if blocks:
@@ -77,32 +73,23 @@ def _name(path: Path, found: list[str]) -> str:
 def _llm(
     listed: list[Command], scenario: dict[str, Any], found: list[str], missing: list[str]
 ) -> None:
-    from dualpath_model.catalog.llms import llm_names
-
     stated = [command for command in listed if command.model]
     if not stated:
         scenario["llm"] = "deepseek-v3.2"
         missing.append("llm: a config does not name it; deepseek-v3.2 is a stand-in")
     else:
         model = str(stated[0].model)
-        short = model.rstrip("/").rsplit("/", 1)[-1].lower()
-        known = [name for name in llm_names() if short == name or short.startswith(f"{name}-")]
-        scenario["llm"] = max(known, key=len) if known else model
+        scenario["llm"] = known_llm(model, missing)
         found.append(f"llm {one_line(scenario['llm'])}: `vllm serve` ({stated[0].where})")
-        if not known:
-            missing.append(
-                f"llm: '{one_line(model)}' is in no catalog; take a name of `dualpath llm list`, or "
-                f"give its config.json"
-            )
         others = {command.model for command in stated} - {model}
         if others:
             missing.append(
                 f"llm: other commands serve {', '.join(sorted(map(one_line, others)))}; a scenario has "
                 f"one LLM"
             )
-    dtypes = [command for command in listed if command.kv_dtype in _KV_DTYPES]
+    dtypes = [command for command in listed if command.kv_dtype in KV_DTYPES]
     if dtypes:
-        name = _KV_DTYPES[str(dtypes[0].kv_dtype)]
+        name = KV_DTYPES[str(dtypes[0].kv_dtype)]
         scenario["kv_dtype"] = name
         found.append(f"kv_dtype {name}: --kv-cache-dtype ({dtypes[0].where})")
     else:
@@ -112,29 +99,30 @@ def _llm(
 
 
 def _pool(role: str, mine: list[Command], found: list[str], missing: list[str]) -> Any:
-    if not mine:
-        return {"node": STAND_IN, "count": 1}
     kinds = _nodes(mine)
     groups: list[dict[str, Any]] = []
     for (gpus, buffer), count in kinds.items():
-        node: dict[str, Any] = {"base": STAND_IN}
-        if gpus != STAND_IN_GPUS:
-            node |= {"gpus": gpus, "cnics": gpus}
-        if buffer is not None:
-            node["buffer"] = f"{buffer / 1e9:.12g} GB"
-            found.append(
-                f"{role} buffer {node['buffer']} of a node: cpu_bytes_to_use of its engines together"
-            )
+        size = None if buffer is None else f"{buffer / 1e9:.12g} GB"
+        node = stand_in(gpus, size)
         groups.append({"node": node if len(node) > 1 else STAND_IN, "count": count})
         missing.append(
             f"cluster.{role}: node {STAND_IN} with {gpus} GPUs is a stand-in; name the machine"
         )
-        if buffer is None:
+        if size is None:
             missing.append(f"cluster.{role}: no cpu_bytes_to_use is stated; give the node's buffer")
+        else:
+            found.append(
+                f"{role} buffer {size} of a node: cpu_bytes_to_use of its engines together"
+            )
     total, where = sum(kinds.values()), mine[0].where
-    many = sum(command.times for command in mine)
     by = "hosts of " if all(command.host for command in mine) else ""
-    found.append(f"{role}.count {total}: {by}{many} servers, the first of them {where}")
+    servers = sum(command.times for command in mine)
+    found.append(f"{role}.count {total}: {by}{servers} servers, the first of them {where}")
+    for command, nodes in _lacking(mine):
+        found.append(
+            f"{role}.count: {nodes} of them have no command: --data-parallel-size {command.ranks} with "
+            f"{command.engines} engines on a node ({command.where})"
+        )
     if not by:
         missing.append(
             f"cluster.{role}: no host is stated, so each command is taken for a node; correct the count"
@@ -143,24 +131,49 @@ def _pool(role: str, mine: list[Command], found: list[str], missing: list[str]) 
 
 
 def _nodes(mine: list[Command]) -> dict[Node, int]:
-    """Return how many nodes there are of each kind, in order: servers with the same host share one."""
+    """Return how many nodes there are of each kind, in order: servers with the same host share one, and
+    a deployment over several nodes has as many as its engines fill.
+    """
     hosts: dict[str, list[Command]] = {}
     for number, command in enumerate(mine):
         hosts.setdefault(command.host or f" {number}", []).append(command)
     kinds: dict[Node, int] = {}
     for together in hosts.values():
-        sizes = [c.buffer_bytes * c.engines for c in together if c.buffer_bytes is not None]
-        buffer = sum(sizes) if len(sizes) == len(together) else None
-        kind = (sum(command.gpus for command in together), buffer)
+        kind = _kind(together)
         kinds[kind] = kinds.get(kind, 0) + max(command.times for command in together)
+    for command, nodes in _lacking(mine):
+        kind = _kind([command])
+        kinds[kind] = kinds.get(kind, 0) + nodes
     return kinds
+
+
+def _kind(together: list[Command]) -> Node:
+    sizes = [c.buffer_bytes * c.engines for c in together if c.buffer_bytes is not None]
+    buffer = sum(sizes) if len(sizes) == len(together) else None
+    return sum(command.gpus for command in together), buffer
+
+
+def _lacking(mine: list[Command]) -> list[tuple[Command, int]]:
+    """Return deployments over several nodes of which only some have a command: the first of these, and
+    how many nodes the other engines fill. The script of one node may stand for all.
+    """
+    deployments: dict[tuple[int, str | None], list[Command]] = {}
+    for command in mine:
+        if command.ranks > command.engines:
+            deployments.setdefault((command.ranks, command.address), []).append(command)
+    found = []
+    for (ranks, _), together in deployments.items():
+        alone = len({command.start_rank for command in together}) < len(together)
+        for part in [[command] for command in together] if alone else [together]:
+            rest = ranks - sum(command.engines * command.times for command in part)
+            if rest > 0:
+                found.append((part[0], -(-rest // part[0].engines)))
+    return found
 
 
 def _parallelism(
     role: str, mine: list[Command], found: list[str], missing: list[str]
 ) -> dict[str, int]:
-    if not mine:
-        return {"tensor": 1}
     first = mine[0]
     if len({(c.tensor, c.expert) for c in mine}) > 1:
         missing.append(
