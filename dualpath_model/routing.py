@@ -30,9 +30,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from dualpath_model.errors import InfeasibleError, InputError, unknown_name
+from dualpath_model.records import validated
 from dualpath_model.scheduler.events import (
     Decision,
     DecodeFinished,
@@ -121,14 +122,7 @@ def read_routing(path: Path) -> RoutingFile:
             f"{path}: version is {data['version']}, but this dualpath knows {VERSION}; update dualpath, "
             f"or export with this one"
         )
-    try:
-        found: RoutingFile = _adapter().validate_python(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path}: {where}: {first['msg'].lower()}, but it is {first['input']!r:.80}; export again"
-        ) from None
+    found: RoutingFile = validated(_adapter(), data, path, "export again")
     for pool in ("prefill", "decode"):
         if not getattr(found, pool):
             raise InputError(f"{path}: {pool} has no engines; export again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,25 @@ def settings_file(
         shown = shell(value.value) if quote else one_line(value.value)
         lines += [f"{comment} {_origin(value)}", form.format(key=key, value=shown)]
     return File(name, about, "\n".join(lines) + "\n", {f"/{k}": v for k, v in settings.items()})
+
+
+def json_word(document: Document) -> Value:
+    """Return a document as one word of a command: its JSON, with what was said of its parts."""
+    parts = list(leaves(document))
+    return Value(
+        json.dumps(plain(document)),
+        "; ".join(
+            f"{pointer.rpartition('/')[2]}: {value.how}"
+            for pointer, value in parts
+            if value.origin != "fixed"
+        ),
+        inputs={
+            f"{pointer[1:]}.{name}": figure
+            for pointer, value in parts
+            for name, figure in value.inputs.items()
+        },
+        site=tuple(dict.fromkeys(field for _, value in parts for field in value.site)),
+    )
 
 
 def command_file(

@@ -10,12 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from dualpath_model.deployment import DEPLOYMENT_VERSION, Deployment, NodeKind
 from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.parameters import SchedulerParameters
+from dualpath_model.records import validated
 
+_AGAIN = "make the plan again with `dualpath plan SCENARIO --json FILE`"
 _JSON = re.compile(r'\s*(\{\s*"|\[)')
 _CLUSTER = re.compile(r'"cluster"\s*:')
 _PARAMETERS = re.compile(r'"scheduler_parameters"\s*:')
@@ -99,15 +101,7 @@ def parse_plan(data: Any, file: str = "plan") -> PlanFile:
             f"nothing to deploy; change the scenario until `dualpath plan` has an answer"
         )
     _check_finite(file, data)
-    try:
-        found = _adapter().validate_python(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{file}: {where}: {first['msg'].lower()}, but it is {first['input']!r:.80}; make the plan "
-            f"again with `dualpath plan SCENARIO --json FILE`"
-        ) from None
+    found = validated(_adapter(), data, file, _AGAIN)
     _check_kinds(file, found)
     return found
 
@@ -169,7 +163,6 @@ _POSITIVE = (
     "storage_read_bytes_per_s",
     "prefill_tokens_per_s",
 )
-_AGAIN = "make the plan again with `dualpath plan SCENARIO --json FILE`"
 
 
 def _check_kinds(file: str, plan: PlanFile) -> None:

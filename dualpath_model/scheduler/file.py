@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from dualpath_model.errors import InputError
+from dualpath_model.records import validated
 from dualpath_model.scheduler.events import NodeJoined, Settings
 
 FILE_VERSION = 1
@@ -87,14 +88,7 @@ def read_scheduler(path: Path) -> SchedulerFile:
             f"{path}: version is {version}, but this dualpath knows {FILE_VERSION}; update dualpath, or "
             f"export with this one"
         )
-    try:
-        return _adapter().validate_python(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path}: {where}: {first['msg'].lower()}, but it is {first['input']!r:.80}; export again"
-        ) from None
+    return validated(_adapter(), data, path, "export again")
 
 
 def json_schema() -> dict[str, Any]:

@@ -22,6 +22,14 @@ def break_even_tokens(deployment: Deployment, kind: NodeKind) -> float:
     return seconds * kind.prefill_tokens_per_s
 
 
+def worth_reading(deployment: Deployment, kind: NodeKind) -> bool:
+    """Tell whether a hit token is read sooner than an engine computes it: then a read is worth it from
+    one block on, and otherwise at no length.
+    """
+    read_s = deployment.llm.read_bytes_per_token / kind.storage_read_bytes_per_s
+    return read_s < 1.0 / kind.prefill_tokens_per_s
+
+
 def slowest(deployment: Deployment) -> NodeKind:
     """Return the decode nodes with the least break-even: a router's one threshold is theirs."""
     return min(deployment.pool("decode"), key=lambda kind: break_even_tokens(deployment, kind))

@@ -6,11 +6,13 @@ import json
 import math
 import re
 
-from dualpath_model.deployment import Deployment, NodeKind
+from dualpath_model.deployment import Deployment
 from dualpath_model.errors import InputError
 from dualpath_model.export.quoting import one_line
 from dualpath_model.export.site import Site, bracketed, host, of_fields, of_site, port
 from dualpath_model.export.target import Asked
+from dualpath_model.export.targets._break_even import worth_reading
+from dualpath_model.export.targets._kernels import SPARSE_BLOCK, attends_sparsely
 from dualpath_model.export.targets._sglang_servers import Server
 from dualpath_model.export.values import Document, Value, derived, fixed
 from dualpath_model.paths import Pool
@@ -20,8 +22,6 @@ ATTN_DP_SINCE = "0.5.22"
 
 EXTRA = "hicache-storage-backend-extra-config"
 _DTYPES = {"bf16": "bfloat16", "fp8": "fp8_e4m3", "fp8_ds_mla": "fp8_e4m3"}
-_SPARSE_PAGE = 64
-"""srt/arg_groups/overrides.py: kernels of DeepSeek's sparse latent attention take no other page."""
 _DEVICE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _GB = 10**9
 
@@ -60,12 +60,12 @@ def node_flags(asked: Asked, server: Server, rank: int) -> dict[str, Value]:
 def page_tokens(asked: Asked) -> int:
     """Return the page size. Raises InputError for one that the LLM's kernels do not take."""
     tokens, llm = asked.plan.scheduler_parameters.block_tokens, asked.deployment.llm
-    sparse = llm.kv_dtype == "fp8_ds_mla" or "deepseek-v3.2" in llm.name.lower()
-    if sparse and tokens != _SPARSE_PAGE:
+    # srt/arg_groups/overrides.py: the page of these kernels
+    if attends_sparsely(llm) and tokens != SPARSE_BLOCK:
         raise InputError(
             f"plan: scheduler_parameters.block_tokens is {tokens}, but SGLang serves "
-            f"{one_line(llm.name)} in pages of {_SPARSE_PAGE} tokens only; set scheduler.block_tokens "
-            f"to {_SPARSE_PAGE} in the scenario and plan again"
+            f"{one_line(llm.name)} in pages of {SPARSE_BLOCK} tokens only; set scheduler.block_tokens "
+            f"to {SPARSE_BLOCK} in the scenario and plan again"
         )
     return tokens
 
@@ -82,14 +82,6 @@ def windowed(deployment: Deployment) -> bool:
     """
     llm = deployment.llm
     return llm.read_bytes_per_token < llm.kv_bytes_per_token * (1.0 - 1e-9)
-
-
-def least_worth_reading(deployment: Deployment, kinds: tuple[NodeKind, ...]) -> bool:
-    """Tell whether a hit token is read sooner than an engine computes it, on each kind of node: then a
-    read is worth it from one block on, and otherwise at no length.
-    """
-    token = deployment.llm.read_bytes_per_token
-    return all(token / k.storage_read_bytes_per_s < 1.0 / k.prefill_tokens_per_s for k in kinds)
 
 
 def _model(asked: Asked) -> Value:
@@ -268,7 +260,7 @@ def _extra(asked: Asked, server: Server) -> dict[str, Value]:
     token = deployment.llm.read_bytes_per_token
     rate = min(kind.storage_read_bytes_per_s for kind in server.kinds)
     extra = {"file_storage_path": of_site(asked.site, "store")}
-    if least_worth_reading(deployment, server.kinds):
+    if all(worth_reading(deployment, kind) for kind in server.kinds):
         extra["prefetch_threshold"] = derived(
             page_tokens(asked),
             "one block: a hit token is read sooner than an engine computes it, so any read is worth it",

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.errors import InputError
+from dualpath_model.export.documents import json_word
 from dualpath_model.export.quoting import one_line
 from dualpath_model.export.site import host, of_site, port
 from dualpath_model.export.target import Asked
+from dualpath_model.export.targets._kernels import SPARSE_BLOCK, attends_sparsely
 from dualpath_model.export.targets._vllm_layout import Server
-from dualpath_model.export.values import Document, Value, derived, fixed, leaves, plain
+from dualpath_model.export.values import Document, Value, derived, fixed
 from dualpath_model.export.vllm_keys import REMOTE_SOURCE_SINCE, SINCE
 from dualpath_model.paths import Pool
 
 BLOCK_SIZES = (64, 32, 16)
 """Every attention kernel of ours takes 16 or a multiple, latent attention on Hopper 64
 (v1/attention/backends, ``get_supported_kernel_block_sizes``)."""
-_SPARSE_BLOCK = 64
-"""v1/attention/backends/mla/indexer.py: the only block of DeepSeek's sparse latent attention on CUDA."""
 _DTYPES = {"bf16": "bfloat16", "fp8": "fp8", "fp8_ds_mla": "fp8_ds_mla"}
 
 
@@ -206,8 +205,9 @@ def buffer_of_engine(server: Server) -> int | None:
 def block_size(asked: Asked) -> int:
     """Return vLLM's block. Raises InputError for a plan's block that is no whole number of them."""
     tokens, llm = asked.plan.scheduler_parameters.block_tokens, asked.deployment.llm
-    sparse = llm.kv_dtype == "fp8_ds_mla" or "deepseek-v3.2" in llm.name.lower()
-    allowed = (_SPARSE_BLOCK,) if sparse else BLOCK_SIZES
+    # v1/attention/backends/mla/indexer.py: no other block on CUDA
+    sparse = attends_sparsely(llm)
+    allowed = (SPARSE_BLOCK,) if sparse else BLOCK_SIZES
     for size in allowed:
         if tokens >= size and tokens % size == 0:
             return size
@@ -247,7 +247,7 @@ def command(
     model = of_site(asked.site, "model", asked.site.model or asked.plan.llm)
     flags["vllm"] = Value(["serve", model.value], model.how, origin=model.origin)
     flags |= _flags(asked, server)
-    flags["--kv-transfer-config"] = as_json(config)
+    flags["--kv-transfer-config"] = json_word(config)
     return ("env",), flags
 
 
@@ -351,23 +351,3 @@ def _decode_batch(kind: NodeKind) -> dict[str, Value | None]:
             decode_batch=kind.decode_batch,
         )
     }
-
-
-def as_json(document: Document) -> Value:
-    """Return a document as one word, with what was said of its parts."""
-    parts = list(leaves(document))
-    return Value(
-        json.dumps(plain(document)),
-        "; ".join(
-            f"{pointer.rpartition('/')[2]}: {value.how}"
-            for pointer, value in parts
-            if value.origin != "fixed"
-        ),
-        "",
-        "plan",
-        {
-            f"{pointer[1:]}.{name}": figure
-            for pointer, value in parts
-            for name, figure in value.inputs.items()
-        },
-    )

@@ -17,6 +17,7 @@ from dualpath_model.export.documents import File, yaml_file
 from dualpath_model.export.quoting import one_line
 from dualpath_model.export.site import check_apart, host, of_site, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
+from dualpath_model.export.targets._break_even import worth_reading
 from dualpath_model.export.values import Document, Value, derived, fixed
 from dualpath_model.paths import Pool
 
@@ -60,7 +61,7 @@ def build(asked: Asked) -> Bundle:
 def _sender(asked: Asked, kind: NodeKind, name: str, what: str) -> File:
     site, sizes = asked.site, _sizes(asked, kind)
     document = _common(asked, kind, sizes)
-    if _worth_reading(asked.deployment, kind):
+    if worth_reading(asked.deployment, kind):
         document["min_retrieve_tokens"] = derived(
             _chunk(asked),
             "one block: a hit token is read sooner than an engine computes it, so any read is worth it",
@@ -196,10 +197,6 @@ def _read_s(deployment: Deployment, kind: NodeKind) -> float:
     return deployment.llm.read_bytes_per_token / kind.storage_read_bytes_per_s
 
 
-def _worth_reading(deployment: Deployment, kind: NodeKind) -> bool:
-    return _read_s(deployment, kind) < 1.0 / kind.prefill_tokens_per_s
-
-
 def _dropped(asked: Asked) -> tuple[Dropped, ...]:
     deployment = asked.deployment
     return (
@@ -239,7 +236,7 @@ def _notes(asked: Asked) -> tuple[str, ...]:
                 f"scenario does not give: LMCache then takes 5 GiB a worker; pd_buffer_size is the "
                 f"largest prompt's KV-cache, the least with which every request is handed off"
             )
-        if kind.pool == _PREFILL and not _worth_reading(asked.deployment, kind):
+        if kind.pool == _PREFILL and not worth_reading(asked.deployment, kind):
             notes.append(
                 f"min_retrieve_tokens is left out on prefill nodes {_listed(kind)}: an engine computes "
                 f"a hit token sooner than the storage gives it, so no length is worth reading"

@@ -7,24 +7,23 @@ decode nodes (``decode_hicache_mixin``), but one: see ``_sglang_flags.ATTN_DP_SI
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from dualpath_model.deployment import Deployment
-from dualpath_model.export.documents import File, command_file, yaml_file
+from dualpath_model.export.documents import File, command_file, json_word, yaml_file
 from dualpath_model.export.plan_file import PlanFile
 from dualpath_model.export.site import bracketed, check_apart, host, of_site, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
+from dualpath_model.export.targets._break_even import worth_reading
 from dualpath_model.export.targets._sglang_flags import (
     EXTRA,
     host_pool_tokens,
-    least_worth_reading,
     node_flags,
     server_flags,
     windowed,
 )
 from dualpath_model.export.targets._sglang_servers import Server, servers
-from dualpath_model.export.values import Document, Value, fixed, leaves, plain
+from dualpath_model.export.values import Document, Value, fixed
 from dualpath_model.paths import Pool
 
 ROUTER = "0.3.2"
@@ -97,28 +96,12 @@ def _command(
     position = server.positions[rank]
     options: dict[str, Value | None] = {}
     for flag, part in flags.items():
-        options[f"--{flag}"] = part if isinstance(part, Value) else _as_json(part)
+        options[f"--{flag}"] = part if isinstance(part, Value) else json_word(part)
     return command_file(
         f"nodes/{server.pool}-{position}{number}.sh",
         f"starts SGLang on {server.pool} node {position}; flags as in `{config}`, and its own",
         [(_LAUNCH, options)],
         head=(f"SGLang {asked.version}: {server.pool} node {position} of the plan.",),
-    )
-
-
-def _as_json(document: Document) -> Value:
-    """Return a document as one word, with what was said of its parts."""
-    parts = list(leaves(document))
-    return Value(
-        json.dumps(plain(document)),
-        "; ".join(f"{pointer[1:]}: {value.how}" for pointer, value in parts),
-        "",
-        "plan",
-        {
-            f"{pointer[1:]}.{name}": figure
-            for pointer, value in parts
-            for name, figure in value.inputs.items()
-        },
     )
 
 
@@ -274,7 +257,8 @@ def _buffer_notes(asked: Asked, found: tuple[Server, ...]) -> list[str]:
 
 def _unworthy_notes(asked: Asked, found: tuple[Server, ...]) -> list[str]:
     slow = sorted(
-        {s.pool for s in found if not least_worth_reading(asked.deployment, s.kinds)}, reverse=True
+        {s.pool for s in found for k in s.kinds if not worth_reading(asked.deployment, k)},
+        reverse=True,
     )
     return [
         f"prefetch_threshold is left out on {pool} nodes: one engine computes a hit token sooner than "
