@@ -206,9 +206,9 @@ def _check_nodes(file: str, plan: PlanFile, kinds: dict[tuple[str, int], NodeKin
                 f"has {kind.gpus} GPUs in engines of {kind.tensor}; {_AGAIN}"
             )
     if lacking:
-        pool, position = min(lacking)
+        pool, first = min(lacking)
         raise InputError(
-            f"{file}: deployment.nodes lacks {pool} node {position}, which deployment.kinds has; "
+            f"{file}: deployment.nodes lacks {pool} node {first}, which deployment.kinds has; "
             f"{_AGAIN}"
         )
 

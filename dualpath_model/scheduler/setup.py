@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from dualpath_model.cluster import Node, movement_capacity
 from dualpath_model.errors import InputError
@@ -40,18 +41,25 @@ def parallelism(scenario: Scenario, pool: Pool) -> Parallelism:
 def scheduler_nodes(scenario: Scenario) -> tuple[NodeJoined, ...]:
     """Return every node of the scenario as it joins, with the limits that follow from its rates.
 
-    An engine is a tensor-parallel group of GPUs, named like ``p0/3``. A group is as many nodes as one
-    expert-parallel group spans, one node where it is less: engines that run in step. Prices are those
-    of no plan (:func:`solvers.scheduling.with_prices` adds them). Raises InputError where an engine
-    spans nodes, InfeasibleError where the LLM does not fit.
+    An engine is a tensor-parallel group of GPUs, named like ``p0/3``. A group is as many neighbours as
+    one expert-parallel group spans, split alike, or one node where it is less: engines that run in step.
+    Prices are those of no plan (:func:`solvers.scheduling.with_prices` adds them). Raises InputError
+    where an engine spans nodes, InfeasibleError where the LLM does not fit.
     """
-    nodes = [
-        (pool, position, group)
-        for pool, group in scenario.loads().all_groups()
-        for position in group.positions
-    ]
-    nodes.sort(key=lambda entry: (entry[0] is Pool.DECODE, entry[1]))
-    return tuple(_node_joined(scenario, *entry) for entry in nodes)
+    loads, joined = scenario.loads(), []
+    for pool in (Pool.PREFILL, Pool.DECODE):
+        kinds = [(group, _kind(scenario, pool, group)) for group in loads.groups(pool)]
+        places = sorted(  # by position: no two are alike
+            (position, kind) for group, kind in kinds for position in group.positions
+        )
+        number, last, held = -1, None, 0
+        for position, kind in places:
+            split = (kind.gpus, kind.tensor, kind.together)
+            if split != last or held == kind.together:
+                number, last, held = number + 1, split, 0
+            held += 1
+            joined.append(_node_joined(pool, position, kind, number))
+    return tuple(joined)
 
 
 def scheduler_settings(scenario: Scenario, policy: str = "dualpath", patience: int = 0) -> Settings:
@@ -173,7 +181,16 @@ def resource_name(key: Key) -> str:
     return f"{key.resource} {key.direction}"
 
 
-def _node_joined(scenario: Scenario, pool: Pool, position: int, group: NodeLoad) -> NodeJoined:
+class _Kind(NamedTuple):
+    """What nodes that are alike have in common; ``together``: that one expert-parallel group spans."""
+
+    gpus: int
+    tensor: int
+    together: int
+    limits: Limits
+
+
+def _kind(scenario: Scenario, pool: Pool, group: NodeLoad) -> _Kind:
     node, split = group.node, parallelism(scenario, pool)
     if node.gpus % split.tensor:
         raise InputError(
@@ -182,14 +199,18 @@ def _node_joined(scenario: Scenario, pool: Pool, position: int, group: NodeLoad)
         )
     pool_gpus = sum(n.gpus for n in scenario.cluster.nodes(pool))
     expert = expert_degree(scenario.llm, node, split, scenario.efficiencies, pool_gpus)
-    together = max(1, expert // node.gpus)
+    limits = _limits(scenario, pool, group, pool_gpus)
+    return _Kind(node.gpus, split.tensor, max(1, expert // node.gpus), limits)
+
+
+def _node_joined(pool: Pool, position: int, kind: _Kind, group: int) -> NodeJoined:
     name = node_name(pool, position)
     return NodeJoined(
         node=name,
         pool="prefill" if pool is Pool.PREFILL else "decode",
-        group=f"{pool.value}-{position // together}",
-        engines=tuple(f"{name}/{rank}" for rank in range(node.gpus // split.tensor)),
-        limits=_limits(scenario, pool, group, pool_gpus),
+        group=f"{pool.value}-{group}",
+        engines=tuple(f"{name}/{rank}" for rank in range(kind.gpus // kind.tensor)),
+        limits=kind.limits,
     )
 
 

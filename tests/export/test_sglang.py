@@ -227,10 +227,7 @@ def test_what_was_exported_is_read_back(tmp_path: Path, name: str) -> None:
         assert [n.gpus for n in ours] == [n.gpus for n in theirs]
         parallelism = getattr(back.serving, pool)
         assert parallelism.tensor == getattr(asked.serving, pool).tensor
-    if name == "heterogeneous":  # of the second decode server, whose nodes all have one
-        buffers = [n.buffer_bytes for n in back.cluster.decode]
-        assert buffers == [None] * 4 + [80e9] * 2
-    elif name != "mixed-traffic":
+    if name != "mixed-traffic":
         for pool in ("prefill", "decode"):
             for ours, theirs in zip(
                 getattr(back.cluster, pool), getattr(asked.cluster, pool), strict=True

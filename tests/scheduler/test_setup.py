@@ -40,6 +40,19 @@ def test_every_example_gives_a_scheduler(path: Path) -> None:
     assert scheduler.ledger.state().prefill.tok.size > 0
 
 
+def test_an_expert_group_is_of_neighbours_that_are_split_alike() -> None:
+    """Experts of two H200 nodes and of four H20 nodes: no group has some of both."""
+    groups: dict[str, list[str]] = {}
+    for node in scheduler_nodes(example("heterogeneous")):
+        groups.setdefault(node.group, []).append(node.node)
+    assert groups == {
+        "prefill-0": ["p0", "p1"],
+        "prefill-1": ["p2", "p3"],
+        "decode-0": ["d0", "d1"],
+        "decode-1": ["d2", "d3", "d4", "d5"],
+    }
+
+
 @pytest.mark.parametrize("name", ["deepseek-660b-2p4d", "heterogeneous", "qwen-32b-1p2d"])
 def test_limits_are_the_plan_s_parameters(name: str) -> None:
     scenario = example(name)
