@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.export.documents import File, command_file, json_file
-from dualpath_model.export.site import check_apart, port
+from dualpath_model.export.site import check_apart, of_site, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
 from dualpath_model.export.targets import scheduler
 from dualpath_model.export.targets._vllm_layout import Server, servers
@@ -27,6 +27,7 @@ from dualpath_model.export.targets._vllm_transfer import (
     pulls,
     transfer_config,
 )
+from dualpath_model.export.values import fixed
 from dualpath_model.export.vllm_keys import REMOTE_SOURCE_SINCE, VERSIONS
 from dualpath_model.paths import Pool
 from dualpath_model.scheduler.attention import AttentionTime, chunk_seconds
@@ -60,7 +61,25 @@ def build(asked: Asked) -> Bundle:
     about = "engines, split, weights and p2p addresses, for a proxy (examples/vllm_proxy)"
     files.append(json_file("routing.json", about, routing_document(asked, found)))
     files += scheduler.build(asked).files
+    files.append(_proxy(asked))
     return Bundle(tuple(files), _dropped(asked), (*lacking, *_notes(asked, found)))
+
+
+def _proxy(asked: Asked) -> File:
+    flags = {
+        "--host": of_site(asked.site, "hosts.proxy"),
+        "--port": of_site(asked.site, "ports.proxy", port(asked.site, "proxy")),
+        "--mode": fixed("plan", "by the plan's weights; live: the reference scheduler decides"),
+    }
+    return command_file(
+        "proxy.sh",
+        "starts the example proxy in front; run it in this folder",
+        [(("python", "-m", "examples.vllm_proxy", "routing.json"), flags)],
+        head=(
+            "PYTHONPATH must name a checkout of the toolkit, whose examples/ has the proxy;",
+            "Python needs dualpath-model, httpx and uvicorn.",
+        ),
+    )
 
 
 def _what(server: Server) -> str:
@@ -274,8 +293,9 @@ TARGET = Target(
         "Run `nodes/prefill-N.sh` and `nodes/decode-N.sh` on their nodes; those of a deployment over "
         "several nodes together.",
         "Wait until each server answers `GET /health`.",
-        "Start the proxy: `python -m examples.vllm_proxy routing.json` (`--mode live` for the reference "
-        "scheduler).",
+        "On the site's proxy host, with `dualpath-model`, `httpx` and `uvicorn` installed, start the "
+        "proxy in this folder: `PYTHONPATH=CHECKOUT ./proxy.sh`, where CHECKOUT is the toolkit's source "
+        "(`--mode live` instead of `plan` for the reference scheduler).",
     ),
     check=(
         "The log of each engine says `Created secondary tier #0 (p2p)` and `Created "

@@ -26,7 +26,7 @@ EXAMPLES = ("deepseek-660b-2p4d", "heterogeneous", "qwen-32b-1p2d", "recorded-se
 def commands(found: Export) -> dict[str, list[str]]:
     listed = {}
     for name, text in found.files.items():
-        if name.endswith(".sh"):
+        if name.startswith("nodes/") and name.endswith(".sh"):
             lines = [line for line in text.splitlines() if not line.startswith(("#", "set "))]
             listed[name[6:-3]] = shlex.split("\n".join(lines).replace("\\\n", " "))
     return listed
