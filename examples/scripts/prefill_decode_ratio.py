@@ -1,58 +1,45 @@
 """Which P/D ratio for a given number of nodes? Throughput of every division, Basic and dual path.
 
-``python examples/scripts/prefill_decode_ratio.py [SCENARIO] [PICTURE]``
+python examples/scripts/prefill_decode_ratio.py [SCENARIO] [--out FILE.png]
 """
 
-from __future__ import annotations
-
 import sys
-from pathlib import Path
 
-import matplotlib as mpl
+from answering import BASIC, DUAL, NAMES, answer, note
+from matplotlib.axes import Axes
 
-from dualpath_model import DualPathError, InfeasibleError, load_scenario
+from dualpath_model import InfeasibleError, Scenario
 from solvers import plan
 
-mpl.use("Agg")
-from matplotlib import pyplot
 
-DEFAULT = Path(__file__).parent.parent / "deepseek-660b-2p4d.yaml"
-
-
-def main(scenario_path: str = str(DEFAULT), picture: str = "prefill_decode_ratio.png") -> str:
-    scenario = load_scenario(scenario_path)
+def prefill_decode_ratio(scenario: Scenario, axes: Axes) -> tuple[str, str]:
     nodes = len(scenario.cluster.prefill) + len(scenario.cluster.decode)
     plans = {}
     for prefill in range(1, nodes):
         try:
-            plans[prefill] = plan(scenario.with_nodes(prefill, nodes - prefill))
+            plans[prefill] = plan(scenario.with_nodes(prefill, nodes - prefill), intervals=False)
         except InfeasibleError as reason:
             print(f"{prefill}P{nodes - prefill}D: {reason}", file=sys.stderr)
     if not plans:
-        raise InfeasibleError(f"{scenario_path}: no division of {nodes} nodes can serve it")
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    both = [p.throughput_requests_per_s for p in plans.values()]
-    basic = [p.throughput_basic_requests_per_s for p in plans.values()]
-    axes.bar(list(plans), both, color="#0072B2", label="dual path")
-    axes.bar(list(plans), basic, color="#999999", width=0.5, label="Basic: prefill nodes read")
-    shown = list(plans)[:: 1 + len(plans) // 12]  # a label for each division, as long as they fit
-    axes.set_xticks(shown, [f"{p}P\n{nodes - p}D" for p in shown])
-    axes.set(ylabel="requests/s", ylim=(0, 1.2 * max(both)))
-    axes.set_title(f"{scenario.name}: {nodes} nodes", parse_math=False, wrap=True)
-    axes.legend(loc="upper right", ncols=2)
-    figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
-    best = max(plans, key=lambda p: plans[p].throughput_requests_per_s)
-    found = plans[best]
-    return (
-        f"of {nodes} nodes, {best} should prefill and {nodes - best} decode: "
-        f"{found.throughput_requests_per_s:,.1f} requests/s, limited by {found.bottleneck.pool} "
-        f"{found.bottleneck.resource} {found.bottleneck.direction}"
-    )
+        raise InfeasibleError(f"{scenario.name}: no division of {nodes} nodes can serve it")
+    both = {p: found.throughput_requests_per_s for p, found in plans.items()}
+    basic = {p: found.throughput_basic_requests_per_s for p, found in plans.items()}
+    best = max(both, key=lambda p: (round(both[p], 6), -abs(2 * p - nodes)))
+
+    axes.bar(both.keys(), both.values(), color=DUAL, label="dual path")
+    axes.bar(basic.keys(), basic.values(), color=BASIC, width=0.5, label="Basic")
+    every = 1 + len(plans) // 12  # a label for each division, as long as they fit
+    for p in list(plans)[::every]:
+        note(axes, f"{both[p]:,.1f}", (p, both[p]), (0, 9), DUAL)
+        note(axes, f"{basic[p]:,.1f}", (p, basic[p]), (0, -9), "white")
+    axes.set_xticks(list(plans)[::every], [f"{p}P{nodes - p}D" for p in list(plans)[::every]])
+    axes.set(ylim=(0, 1.25 * max(both.values())), ylabel="requests/s")
+    axes.set_xlabel(f"division of {nodes} nodes: prefill and decode")
+    axes.legend(loc="upper left", ncols=2, frameon=False)
+    limit, decode = plans[best].bottleneck, nodes - best
+    words = f"Of {nodes} nodes {best} should prefill, {decode} decode: {both[best]:,.1f} requests/s"
+    return words, f"Then {limit.pool} {NAMES[limit.resource]} limit."
 
 
 if __name__ == "__main__":
-    try:
-        print(main(*sys.argv[1:]))
-    except DualPathError as error:
-        sys.exit(str(error))
+    answer(prefill_decode_ratio, __doc__)

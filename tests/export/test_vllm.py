@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -150,7 +149,9 @@ def test_flags_carry_the_plan() -> None:
 def test_the_command_has_the_config_in_one_line() -> None:
     for name in ("deepseek-660b-2p4d", "heterogeneous", "qwen-32b-1p2d"):
         found = made("vllm", name)
-        nodes = [file[6:-3] for file in found.files if file.startswith("nodes/") and file.endswith(".sh")]
+        nodes = [
+            file[6:-3] for file in found.files if file.startswith("nodes/") and file.endswith(".sh")
+        ]
         for node in nodes:
             text = flags(found, node)["--kv-transfer-config"]
             assert json.loads(str(text)) == config(found, node)
@@ -158,7 +159,9 @@ def test_the_command_has_the_config_in_one_line() -> None:
 
 def test_engines_that_share_nothing_are_servers_of_their_own() -> None:
     found = made("vllm", "qwen-32b-1p2d")
-    names = sorted(file for file in found.files if file.startswith("nodes/") and file.endswith(".sh"))
+    names = sorted(
+        file for file in found.files if file.startswith("nodes/") and file.endswith(".sh")
+    )
     assert len(names) == 24
     gpus, ports, peers, sides = set(), set(), set(), set()
     for number in range(8):
