@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -106,7 +107,7 @@ def render(asked: Question) -> None:
             st.caption(f"The first {_PREVIEW:,} of {len(text):,} characters.")
     if readme is not None:
         with st.expander("README of the folder", expanded=True):
-            st.markdown(readme)
+            st.markdown(re.sub("(?m)^#", "####", readme))  # below the page's own headings
     if plan.notes:
         st.caption(plain("Notes: " + "; ".join(plan.notes)))
 

@@ -76,10 +76,10 @@ def test_wrong_files_are_refused(tmp_path: Path, change: tuple[str, str], words:
 
 
 def test_awkward_names_come_through(tmp_path: Path) -> None:
-    site = Site.model_validate({"store": "/mnt/a: b # c'", "hosts": {"decode": "$(x){index}"}})
+    site = Site.model_validate({"store": "/mnt/a: b # c'", "hosts": {"decode": "fd00::{index}"}})
     write(made("lmcache", "qwen-32b-1p2d", site=site), tmp_path / "out")
     answer = read(tmp_path / "out" / "decode-1-engine-0.yaml")
     assert answer.accepted, answer.output
     (values,) = answer.values
-    assert values["pd_peer_host"] == "$(x)1"
+    assert values["pd_peer_host"] == "fd00::1"
     assert values["extra_config"] == {"remote_storage_plugin.fs.base_path": "/mnt/a: b # c'"}
