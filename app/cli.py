@@ -16,8 +16,9 @@ import typer
 from app import interrupt
 from app.calibrate import calibrate_app
 from app.export import export_command, scenario_app
-from app.fleet import fleet_command
+from app.fleet import fleet_command, fleet_schema
 from app.output import JsonOption, dump, emit, say
+from app.replan import replan_command
 from app.study import study_app, study_schema
 from dualpath_model.errors import DualPathError, InputError
 
@@ -39,6 +40,7 @@ app.add_typer(llm_app, name="llm")
 app.add_typer(node_app, name="node")
 app.command("export")(export_command)
 app.command("fleet")(fleet_command)
+app.command("replan")(replan_command)
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(study_app, name="study")
 
@@ -424,7 +426,7 @@ def examples() -> None:
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["scenario", "plan", "events", "profile", "study"],
+        Literal["scenario", "plan", "events", "profile", "study", "fleet"],
         typer.Argument(help="Which file format."),
     ],
 ) -> None:
@@ -443,6 +445,8 @@ def schema(
         described = event_schema()
     elif kind == "study":
         described = study_schema()
+    elif kind == "fleet":
+        described = fleet_schema()
     else:
         from pydantic import TypeAdapter
 

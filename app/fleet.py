@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.output import JsonOption, emit, say
 from dualpath_model.errors import InputError, nearest
 
+if TYPE_CHECKING:
+    from solvers.fleet_question import Question
+
 
 def fleet_command(
     file: Annotated[
         str, typer.Argument(help="A fleet (YAML), or the name of one that is shipped.")
     ],
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Recorded sessions in place of the file's workload: a folder or file.",
+        ),
+    ] = None,
     json: JsonOption = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     simulate: Annotated[
@@ -49,7 +59,7 @@ def fleet_command(
     ] = 1,
     tolerance: Annotated[
         float, typer.Option(min=1e-4, max=0.5, help="Relative width at which a search stops.")
-    ] = 0.02,
+    ] = 0.05,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
 ) -> None:
     """Find the fleet of least cost for a rate, or of the most rate for a budget."""
@@ -64,7 +74,7 @@ def fleet_command(
     run = Run(warmup, measure, replications, tolerance, seed) if simulate else None
     with bar("searching", "reading") as tell:
         found = fleet(
-            path,
+            _question(path, trace),
             effort=Effort(gap, seconds),
             run=run,
             explain=explain,
@@ -85,6 +95,31 @@ def fleet_command(
     emit(json, lambda: to_json(found), show)
     if found.interrupted:
         raise typer.Exit(130)
+
+
+def fleet_schema() -> dict[str, Any]:
+    """Return the JSON Schema of fleet files."""
+    from solvers.fleet_spec import FleetSpec
+
+    return FleetSpec.model_json_schema()
+
+
+def _question(path: Path, trace: Path | None) -> Question:
+    """Read a fleet file, with other recordings where some are given. Raises InputError."""
+    from dualpath_model.scenario import WorkloadSpec
+    from solvers.fleet_question import question_of
+    from solvers.fleet_spec import read_fleet
+
+    spec, document = read_fleet(path)
+    if trace is not None:
+        if spec.workload is None:
+            raise InputError(
+                f"--trace stands for the one workload of a fleet, but {path} has classes; put the path "
+                f"into the class that it belongs to"
+            )
+        given = WorkloadSpec(trace=str(trace.resolve()), scale=spec.workload.scale)
+        spec = spec.model_copy(update={"workload": given})
+    return question_of(spec, path.parent, document)
 
 
 def find_fleet(given: str) -> Path:

@@ -1,15 +1,26 @@
-"""The fleet as one HTML file (:mod:`page`)."""
+"""The fleet as one HTML file (:mod:`page`), for whoever signs the order: the answer first, then why."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from app import fleet_story as story
 from app import fleet_view as view
 from app.files import check_writable, write_atomically
-from app.page import layout, page, pictures, table
+from app.page import page, pictures, table
 from solvers.fleet import Fleet
+
+_STYLE = """
+<style>
+.answer { font-size: 18px; line-height: 1.5; max-width: 60em; margin: 0 0 12px; padding-left: 1.2em; }
+.answer li { margin: 6px 0; } .wide { overflow-x: auto; } dl { margin: 0; }
+dt { font-weight: 600; margin-top: 8px; } dd { margin: 0; color: #444; }
+p.say { max-width: 62em; }
+.bad { border-left: 4px solid #D55E00; padding-left: 10px; }
+</style>
+"""
 
 
 def write_fleet(fleet: Fleet, path: Path) -> None:
@@ -20,94 +31,112 @@ def write_fleet(fleet: Fleet, path: Path) -> None:
 
 def fleet_html(fleet: Fleet) -> str:
     """Return the report as text; everything from the file is escaped."""
-    drawn = [_cases(fleet)]
+    from app import figures_fleet as figures
+
+    drawn = [figures.cases(fleet)]
+    if fleet.outlook is not None and fleet.outlook.breaks:
+        drawn.append(figures.breaks(fleet))
     if len(fleet.front) > 1:
-        drawn.append(_front(fleet))
-    tables: list[str] = []
-    for title, heads, rows, words in (
-        ("Nodes", view.NODE_HEADS, view.node_rows(fleet), 1),
-        ("What is asked and what the LP promises", view.PROMISE_HEADS, view.promise_rows(fleet), 3),
-        ("Simulated at the required rate", view.TRIED_HEADS, view.tried_rows(fleet), 3),
-        ("What decides it", view.WORTH_HEADS, view.worth_rows(fleet), 2),
-        ("Cost against capacity", view.POINT_HEADS, view.point_rows(fleet), 1),
-    ):
-        if rows:
-            tables += [f"<h2>{title}</h2>", table(heads, rows, text=words)]
-        if heads is view.PROMISE_HEADS:
-            said = "".join(f"<li>{html.escape(s)}</li>" for s in view.simulation_words(fleet))
-            tables.append(f"<h2>Simulation</h2><ul>{said}</ul>")
-    if fleet.notes:
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in fleet.notes)
-        tables.append(f"<h2>Notes</h2><ul>{notes}</ul>")
+        drawn.append(figures.front(fleet))
+    divs = iter([pictures(drawn[:1]), *(_more(figure) for figure in drawn[1:])])
+    answer = "".join(f"<li>{html.escape(said)}</li>" for said in story.answer(fleet))
+    kind = "answer" if story.holds(fleet) is not False else "answer bad"
+    parts = [
+        _STYLE,
+        f'<ul class="{kind}">{answer}</ul>',
+        next(divs),
+        _tiles(fleet),
+        _section("Nodes", story.NODES, view.NODE_HEADS, view.node_rows(fleet), 1),
+        _section("When a node fails", story.failure(fleet), (), [], 0),
+        _section(
+            "How wrong the forecast may be",
+            story.BREAKS,
+            view.BREAK_HEADS,
+            view.break_rows(fleet),
+            1,
+            next(divs) if fleet.outlook is not None and fleet.outlook.breaks else "",
+        ),
+        _section(
+            "What would be bought next",
+            story.NEXT,
+            view.PURCHASE_HEADS,
+            view.purchase_rows(fleet),
+            2,
+        ),
+        _section(
+            "Cost against capacity",
+            story.FRONT,
+            view.POINT_HEADS,
+            view.point_rows(fleet),
+            1,
+            next(divs, "") if len(fleet.front) > 1 else "",
+        ),
+        _section("Without one kind of node", "", view.WITHOUT_HEADS, view.without_rows(fleet), 2),
+        _section(
+            "What is asked and what is promised",
+            story.PROMISES,
+            view.PROMISE_HEADS,
+            view.promise_rows(fleet),
+            3,
+        ),
+        _said("Simulation", view.simulation_words(fleet)),
+        _section("Simulated at the required rate", "", view.TRIED_HEADS, view.tried_rows(fleet), 3),
+        _section("What decides it", story.WORTH, view.WORTH_HEADS, view.worth_rows(fleet), 2),
+        _said("What this rests on", story.assumptions(fleet)),
+        _said("Notes", fleet.notes),
+        _glossary(),
+    ]
     return page(
         f"{fleet.name}: fleet",
-        view.headline(fleet),
-        fleet.name + (" · interrupted: this is what was finished" if fleet.interrupted else ""),
-        [_tiles(fleet), pictures(drawn), *tables],
+        fleet.name,
+        "Capacity plan"
+        + (" · interrupted: this is what was finished" if fleet.interrupted else ""),
+        [part for part in parts if part],
     )
+
+
+def _more(figure: object) -> str:
+    config = {"displaylogo": False, "responsive": True}
+    return str(
+        figure.to_html(  # type: ignore[attr-defined]
+            full_html=False, include_plotlyjs=False, config=config
+        )
+    )
+
+
+def _section(
+    title: str,
+    said: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text: int,
+    picture: str = "",
+) -> str:
+    if not rows and (heads or not said):
+        return ""
+    words = f'<p class="say">{html.escape(said)}</p>' if said else ""
+    shown = f'<div class="wide">{table(heads, rows, text=text)}</div>' if rows else ""
+    return f"<h2>{html.escape(title)}</h2>{words}{picture}{shown}"
+
+
+def _said(title: str, sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+    return f"<h2>{html.escape(title)}</h2><ul>{items}</ul>"
+
+
+def _glossary() -> str:
+    terms = "".join(
+        f"<dt>{html.escape(term)}</dt><dd>{html.escape(meaning)}</dd>"
+        for term, meaning in story.GLOSSARY
+    )
+    return f"<h2>Words</h2><dl>{terms}</dl>"
 
 
 def _tiles(fleet: Fleet) -> str:
     cells = (
         f'<div class="tile"><span>{html.escape(label)}</span><b>{html.escape(value)}</b></div>'
-        for label, value in view.facts(fleet)
+        for label, value in story.tiles(fleet)
     )
-    return f'<div class="tiles">{"".join(cells)}</div>'
-
-
-def _cases(fleet: Fleet) -> Any:
-    """Draw, for each case, what is asked, what counts as within the SLO, and what the LP promises."""
-    from plotly import graph_objects
-
-    names = [html.escape(one.case) for one in fleet.promises]
-    figure = graph_objects.Figure()
-    bars = (
-        ("asked", [one.asked for one in fleet.promises], "#0072B2"),
-        ("within the margin", [one.promised * fleet.margin for one in fleet.promises], "#009E73"),
-        ("LP promises", [one.promised for one in fleet.promises], "#BBBBBB"),
-    )
-    for label, values, colour in bars:
-        figure.add_bar(name=label, x=names, y=values, marker_color=colour)
-    if fleet.survive:
-        left = [one.after_loss * fleet.margin for one in fleet.promises]
-        words = f"within the margin after any {fleet.survive} lost"
-        figure.add_bar(name=words, x=names, y=left, marker_color="#E69F00")
-    return layout(
-        figure,
-        "Every case, all classes together",
-        380,
-        yaxis={"title": {"text": "requests/s"}, "rangemode": "tozero"},
-        barmode="group",
-        legend={"orientation": "h", "y": -0.15},
-    )
-
-
-def _front(fleet: Fleet) -> Any:
-    """Draw cost against capacity, the chosen fleet marked."""
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
-    figure.add_scatter(
-        x=[point.cost_usd_per_hour for point in fleet.front],
-        y=[point.requests_per_s for point in fleet.front],
-        mode="lines+markers",
-        name="the most for the money",
-        line={"shape": "hv", "color": "#0072B2"},
-        text=[html.escape(row[0]) for row in view.point_rows(fleet)],
-        hovertemplate="%{y:,.1f} requests/s for %{x:,.2f} USD/h<br>%{text}<extra></extra>",
-    )
-    figure.add_scatter(
-        x=[fleet.cost_usd_per_hour],
-        y=[fleet.requests_per_s],
-        mode="markers",
-        name="this fleet, at the required rate" if fleet.goal == "least cost" else "this fleet",
-        marker={"size": 13, "symbol": "diamond", "color": "#D55E00"},
-    )
-    return layout(
-        figure,
-        "Cost against capacity",
-        420,
-        xaxis={"title": {"text": "USD/h"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "requests/s"}, "rangemode": "tozero"},
-        legend={"orientation": "h", "y": -0.2},
-    )
+    return f'<h2>In figures</h2><div class="tiles">{"".join(cells)}</div>'

@@ -34,6 +34,9 @@ def show_fleet(fleet: Fleet) -> None:
     if any(not one.holds for one in fleet.simulation.tried):
         console.print(_table(view.TRIED_HEADS, view.tried_rows(fleet), 3))
     for heads, rows, words in (
+        (view.BREAK_HEADS, view.break_rows(fleet), 1),
+        (view.PURCHASE_HEADS, view.purchase_rows(fleet), 2),
+        (view.WITHOUT_HEADS, view.without_rows(fleet), 2),
         (view.WORTH_HEADS, view.worth_rows(fleet), 2),
         (view.POINT_HEADS, view.point_rows(fleet), 1),
     ):

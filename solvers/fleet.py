@@ -12,24 +12,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dualpath_model.errors import InfeasibleError, InputError
+from dualpath_model.workload import Workload
 from solvers import alternatives, fleet_conflicts, fleet_explain, fleet_simulate
 from solvers.alternatives import ResourceName, name_of
-from solvers.fleet_parts import NO_LOSS, Loss
-from solvers.fleet_question import Case, Counts, Question, load_question
+from solvers.fleet_margin import Bench, Margins, Pieces, Simulation, simulated
+from solvers.fleet_outlook import Outlook, named, outlook
+from solvers.fleet_question import Counts, Question, load_question
 from solvers.fleet_search import TOLERANCE, Effort, Found, best
 from solvers.fleet_serve import after, losses, served
-from solvers.fleet_simulate import Reach, Run, Tried
+from solvers.fleet_simulate import Run
 from solvers.fleet_uses import Uses, uses_of
+from solvers.problem import POOLS
 
-FLEET_VERSION = 1
-_MOST_MARGINS = 5
-_MOST_TRIED = 40
-"""Losses that are simulated one by one; of more, those that leave least."""
-
+FLEET_VERSION = 2
 Progress = Callable[[float, str], None]
 """Gets the share that is done, roughly, and what is being done; may raise KeyboardInterrupt."""
 
@@ -49,38 +51,27 @@ class Bought:
 
 @dataclass(frozen=True)
 class Promise:
-    """What the LP says of one case: requests/s asked, margin not counted, and what could be served.
+    """What the LP says of one case, requests/s of all classes.
 
-    ``program`` is what the integer program counted on; it differs from ``promised`` where an expert
-    degree had to be left out. ``worst_loss``: nodes lost that leave least, ``after_loss`` what is left.
+    ``promised``: what could be served, margins not counted; ``within``: with the margins, so within the
+    SLO; ``after_loss``: that after the loss that leaves least, ``worst_loss``. ``prefill`` and
+    ``decode``: what each pool could serve if the other did not limit, margins not counted.
+    ``roofline``: what ``dualpath plan`` promises of this cluster, engines' software not counted;
+    ``bottleneck`` and ``split`` are that plan's. ``paced``: decode steps at the TPOT limit before it.
     """
 
     case: str
     asked: float
     promised: float
-    program: float
+    within: float
+    prefill: float
+    decode: float
+    roofline: float
+    paced: bool
     split: float
     bottleneck: ResourceName
     worst_loss: str
     after_loss: float
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What the simulator says. ``skipped``: why it was not asked, "" if it was.
-
-    ``margins``: those that were tried, the last one holds where it was measured.
-    """
-
-    skipped: str
-    reach: tuple[Reach, ...] = ()
-    tried: tuple[Tried, ...] = ()
-    margins: tuple[float, ...] = ()
-
-    @property
-    def holds(self) -> bool:
-        """Whether every run met the SLO."""
-        return bool(self.tried) and all(one.holds for one in self.tried)
 
 
 @dataclass(frozen=True)
@@ -90,6 +81,24 @@ class Point:
     cost_usd_per_hour: float
     requests_per_s: float
     counts: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The forecast's traffic, means over its turns. ``session_s``: how long a session lives where the
+    SLO is just met, the time that agents or people think included.
+    """
+
+    llm: str
+    sources: tuple[str, ...]
+    sessions_per_s: float
+    requests_per_s: float
+    prompt_tokens: float
+    output_tokens: float
+    hit_rate: float
+    slo_ttft_s: float
+    slo_tpot_s: float
+    session_s: float
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,8 @@ class Fleet:
     cost_usd_per_hour: float
     requests_per_s: float
     sessions_per_s: float
-    margin: float
+    margins: Margins
+    policy: str
     gap: float
     power_kw: float | None
     racks: int | None
@@ -114,6 +124,8 @@ class Fleet:
     simulation: Simulation
     worth: tuple[fleet_explain.Worth, ...]
     front: tuple[Point, ...]
+    outlook: Outlook | None
+    traffic: Traffic
     notes: tuple[str, ...]
     interrupted: bool = False
 
@@ -157,19 +169,31 @@ def fleet(
     simulation = Simulation("switched off")
     worth: list[fleet_explain.Worth] = []
     points_found: list[Found] = []
+    beyond: Outlook | None = None
     interrupted = False
     try:
         if run is not None:
-            asked, found, simulation = _simulated(asked, uses, found, effort, run, tell)
+            bench = Bench(
+                uses,
+                run,
+                partial(_find, uses=uses, effort=effort, tell=tell),
+                Pieces(tell.within(0.05, 0.8)),
+            )
+            asked, found, simulation = simulated(asked, found, bench)
         if explain:
-            stage = tell.between(0.6 if run else 0.1, 0.8 if run else 0.6)
+            first, last = (0.8, 0.9) if run else (0.1, 0.6)
+            middle = 0.5 * (first + last)
+            stage = tell.between(first, middle)
             worth = fleet_explain.explain(asked, uses, found, effort, tell, stage)
+            stage = tell.between(middle, last)
+            beyond = outlook(asked, uses, found, effort, tell, stage)
         if points and asked.grows and found.rate > 0:
-            stage = tell.between(0.8 if run else 0.6, 1.0)
+            stage = tell.between(0.9 if run else 0.6, 1.0)
             points_found = fleet_explain.front(asked, uses, found, points, effort, tell, stage)
     except KeyboardInterrupt:
         interrupted = True
-    return _fleet(asked, uses, found, simulation, worth, points_found, interrupted)
+    parts = (tuple(worth), tuple(_point(asked, one) for one in points_found), beyond)
+    return _fleet(asked, uses, found, simulation, parts, interrupted)
 
 
 class _Teller:
@@ -190,9 +214,14 @@ class _Teller:
         if self._progress is not None:
             self._progress(self._done, text)
 
-    def part(self, _done: float, text: str) -> None:
-        """Tell of a simulation that runs."""
-        self(text)
+    def within(self, first: float, last: float) -> Progress:
+        """Return progress of a stage that says itself how much of it is done."""
+
+        def tell(done: float, text: str) -> None:
+            self.stage(first + (last - first) * done)
+            self(text)
+
+        return tell
 
 
 def _find(question: Question, uses: Uses, effort: Effort, tell: _Teller) -> Found:
@@ -200,73 +229,6 @@ def _find(question: Question, uses: Uses, effort: Effort, tell: _Teller) -> Foun
     if found is None:
         raise InfeasibleError(fleet_conflicts.explain(question, uses, tell))
     return found
-
-
-# ---- simulation ----------------------------------------------------------------------------------
-
-
-def _simulated(
-    question: Question, uses: Uses, found: Found, effort: Effort, run: Run, tell: _Teller
-) -> tuple[Question, Found, Simulation]:
-    """Simulate the fleet; where the margin is to be measured, find fleets until one holds."""
-    margins = [question.margin]
-    for number in range(_MOST_MARGINS):
-        tell.stage(0.1 + 0.5 * number / _MOST_MARGINS)
-        skipped = fleet_simulate.cannot(question, found.counts, found.rate, run)
-        if skipped is not None:
-            if question.measured:
-                raise InputError(f"margin is 'simulated', but {skipped}; give it as a number")
-            return question, found, Simulation(skipped, margins=tuple(margins))
-        first = question.measured and number == 0  # with the whole LP as margin: it surely fails
-        tried = [] if first else _tried(question, uses, found, run, tell)
-        failed = [one for one in tried if not one[2].holds]
-        if not first and not (question.measured and failed):
-            whole = question.cases[0], NO_LOSS
-            reach = [_reach(question, found, *whole, run, tell)]
-            results = tuple(one[2] for one in tried)
-            return question, found, Simulation("", tuple(reach), results, tuple(margins))
-        measured = [
-            _reach(question, found, case, loss, run, tell)
-            for case, loss in [(case, loss) for case, loss, _ in failed[:3]]
-            or [(question.cases[0], NO_LOSS)]
-        ]
-        share = min(one.share for one in measured)
-        # Where it fails although the share is enough, one search was too kind.
-        margin = min(1.0, share) if first else min(share, 0.97 * margins[-1])
-        margins.append(margin)
-        question = replace(question, margin=margin)
-        found = _find(question, uses, effort, tell)
-    raise InfeasibleError(
-        f"no margin was found with which the simulator agrees, in {_MOST_MARGINS} rounds down to "
-        f"{margins[-1]:.2f}; simulate longer, or give margin as a number"
-    )
-
-
-def _reach(
-    question: Question, found: Found, case: Case, loss: Loss, run: Run, tell: _Teller
-) -> Reach:
-    return fleet_simulate.reach(question, case, found.counts, loss, found.rate, run, tell.part)
-
-
-def _tried(
-    question: Question, uses: Uses, found: Found, run: Run, tell: _Teller
-) -> list[tuple[Case, Loss, Tried]]:
-    """Simulate every case with all nodes, and the hardest case after each loss."""
-    rows = [(case, NO_LOSS) for case in question.cases]
-    ways = []
-    for loss in losses(found.counts, question.limits.survive):
-        left = after(found.counts, loss)
-        factors = [served(question, uses, left, s, found.rate) for s in range(len(question.cases))]
-        ways.append((min(factors), factors.index(min(factors)), loss))
-    rows += [(question.cases[s], loss) for _, s, loss in sorted(ways)[:_MOST_TRIED]]
-    return [
-        (
-            case,
-            loss,
-            fleet_simulate.attempt(question, case, found.counts, loss, found.rate, run, tell.part),
-        )
-        for case, loss in rows
-    ]
 
 
 # ---- the answer ----------------------------------------------------------------------------------
@@ -277,10 +239,10 @@ def _fleet(
     uses: Uses,
     found: Found,
     simulation: Simulation,
-    worth: list[fleet_explain.Worth],
-    points: list[Found],
+    parts: tuple[tuple[fleet_explain.Worth, ...], tuple[Point, ...], Outlook | None],
     interrupted: bool,
 ) -> Fleet:
+    worth, points, beyond = parts
     totals = found.counts.sum(axis=1).tolist()
     kinds = list(zip(question.kinds, totals, strict=True))
     power = [kind.power_kw for kind, count in kinds if count]
@@ -296,16 +258,19 @@ def _fleet(
         cost_usd_per_hour=found.cost,
         requests_per_s=found.rate,
         sessions_per_s=found.rate * question.sessions_per_request if question.grows else 0.0,
-        margin=question.margin,
+        margins=question.margins,
+        policy=question.policy,
         gap=found.gap,
         power_kw=None if None in power else sum((k.power_kw or 0.0) * n for k, n in kinds),
         racks=None if None in racks else sum(-(-n // (k.per_rack or 1)) for k, n in kinds),
         survive=question.limits.survive,
         promises=promises,
         simulation=simulation,
-        worth=tuple(worth),
-        front=tuple(_point(question, one) for one in points),
-        notes=tuple(_notes(question, uses, promises)),
+        worth=worth,
+        front=points,
+        outlook=beyond,
+        traffic=traffic_of(question, found.rate),
+        notes=tuple(_notes(question, uses, found, promises)),
         interrupted=interrupted,
     )
 
@@ -330,17 +295,23 @@ def _promise(question: Question, uses: Uses, found: Found, s: int) -> Promise:
     case = question.cases[s]
     asked = float(question.rates(case, found.rate).sum())
     quick = alternatives.quick(question.on(case, found.counts, found.rate))
-    margin = question.margin
+    whole = replace(question, margins=(1.0, 1.0))
+    promised = served(whole, uses, found.counts, s, found.rate) * asked
+    pools = [served(whole, uses, found.counts, s, found.rate, alone=pool) for pool in POOLS]
     worst, left = "", math.nan
     for loss in losses(found.counts, question.limits.survive):
-        now = served(question, uses, after(found.counts, loss), s, found.rate) * asked / margin
+        now = served(question, uses, after(found.counts, loss), s, found.rate) * asked
         if not left <= now:
             worst, left = fleet_simulate.words(question, loss), now
     return Promise(
         case=case.name,
         asked=asked,
-        promised=quick.throughput,
-        program=served(question, uses, found.counts, s, found.rate) * asked / margin,
+        promised=promised,
+        within=served(question, uses, found.counts, s, found.rate) * asked,
+        prefill=pools[0] * asked,
+        decode=pools[1] * asked,
+        roofline=quick.throughput,
+        paced=question.software and promised < quick.throughput * (1.0 - 100 * TOLERANCE),
         split=quick.split,
         bottleneck=name_of(quick.bottleneck),
         worst_loss=worst,
@@ -349,20 +320,51 @@ def _promise(question: Question, uses: Uses, found: Found, s: int) -> Promise:
 
 
 def _point(question: Question, found: Found) -> Point:
-    counts = {
-        kind.name: (int(row[0]), int(row[1]))
-        for kind, row in zip(question.kinds, found.counts, strict=True)
-        if row.any()
-    }
-    return Point(found.cost, found.rate, counts)
+    return Point(found.cost, found.rate, named(question, found.counts))
 
 
-def _notes(question: Question, uses: Uses, promises: tuple[Promise, ...]) -> list[str]:
+def traffic_of(question: Question, rate: float) -> Traffic:
+    """Return the means of the forecast's traffic at a rate of the classes with a share."""
+    scenario = question.scenario
+    rates = question.rates(question.cases[0], rate)
+    weights = rates / rates.sum() if rates.any() else np.full(len(rates), 1.0 / len(rates))
+    parts = [c.workload for c in scenario.classes]
+
+    def mean(of: Callable[[Workload], float]) -> float:
+        return float(sum(w * of(part) for w, part in zip(weights, parts, strict=True)))
+
+    hit = mean(lambda w: float(w.hit_tokens.mean()))
+    prompt = mean(lambda w: float(w.prompt_tokens.mean()))
+    return Traffic(
+        llm=scenario.llm.name,
+        sources=tuple(part.source for part in parts),
+        sessions_per_s=float(
+            sum(r * w.session_count / w.turns for r, w in zip(rates, parts, strict=True))
+        ),
+        requests_per_s=float(rates.sum()),
+        prompt_tokens=prompt,
+        output_tokens=mean(lambda w: float(w.output_tokens.mean())),
+        hit_rate=hit / prompt if prompt else 0.0,
+        slo_ttft_s=scenario.slo.ttft_s,
+        slo_tpot_s=scenario.slo.tpot_s,
+        session_s=mean(lambda w: fleet_simulate.longest_life_s(w, scenario.slo)),
+    )
+
+
+def _notes(
+    question: Question, uses: Uses, found: Found, promises: tuple[Promise, ...]
+) -> list[str]:
+    counts, rate = found.counts, found.rate
     notes = [
         f"{question.kinds[kind].name} cannot do {pool}: {why}"
         for (kind, pool), why in uses.reasons.items()
     ]
-    off = max(abs(p.promised / p.program - 1.0) for p in promises)
+    bare = uses if not question.software else uses_of(replace(question, software=False))
+    whole = replace(question, margins=(1.0, 1.0))
+    off = max(
+        abs(p.roofline / (p.asked * served(whole, bare, counts, s, rate)) - 1.0)
+        for s, p in enumerate(promises)
+    )
     if off > 100 * TOLERANCE:
         notes.append(
             f"the plan's LP on this cluster differs from the integer program by up to {off:.2%}: "

@@ -16,7 +16,7 @@ import numpy as np
 
 from dualpath_model.errors import DualPathError
 from solvers.fleet_parts import Goal
-from solvers.fleet_question import Question
+from solvers.fleet_question import Question, margin_words
 from solvers.fleet_search import Effort, Tell, best, nothing
 from solvers.fleet_uses import Uses
 
@@ -45,9 +45,9 @@ def requirements(question: Question, uses: Uses) -> list[Requirement]:
 def _safety(question: Question) -> Iterator[Requirement]:
     for s, case in enumerate(question.cases[1:], start=1):
         yield Requirement(f"scenario '{case.name}'", _without_case(case.name), s)
-    if question.margin < 1.0:
-        words = f"margin {question.margin:.3g}"
-        yield Requirement(words, lambda q, u: (replace(q, margin=1.0), u))
+    if min(question.margins) < 1.0:
+        words = f"margin {margin_words(question.margins)}"
+        yield Requirement(words, lambda q, u: (replace(q, margins=(1.0, 1.0)), u))
     lost = question.limits.survive
     if lost:
         words = f"the loss of any {lost} node{'s' * (lost > 1)} (limits.survive)"

@@ -97,8 +97,9 @@ def _of_fleet(question: Question, uses: Uses) -> Iterator[_Change]:
     if limits.survive:
         words = f"survive {limits.survive - 1} lost nodes instead of {limits.survive}"
         yield "requirement", words, question.with_limits(survive=limits.survive - 1), uses
-    if question.margin < 1.0:
-        yield "requirement", "no margin (all of the LP's rate)", replace(question, margin=1.0), uses
+    if min(question.margins) < 1.0:
+        whole = replace(question, margins=(1.0, 1.0))
+        yield "requirement", "no margin (all of the LP's rate)", whole, uses
 
 
 def _of_kinds(question: Question, uses: Uses, totals: list[int]) -> Iterator[_Change]:

@@ -44,8 +44,8 @@ def serve(
     model = built.model
     what = question.cases[case]
     ones = np.ones(len(question.share))
-    share = what.factors * np.nan_to_num(question.share) * unit / question.margin
-    fixed = what.factors * question.fixed / question.margin
+    share = what.factors * np.nan_to_num(question.share) * unit
+    fixed = what.factors * question.fixed
     scale = np.where(share + fixed > 0, share + fixed, ones)  # a flow of 1 is a class's whole rate
     flows: dict[tuple[int, int, int], Any] = {}
     chosen = [
@@ -70,7 +70,7 @@ def serve(
         model += pulp.lpSum(flows[o, k, q] for o in sides[0] for q in paths) >= asked
     for row in uses.shared[case]:
         used = [
-            float(row[k, q] * scale[k]) * flows[o, k, q]
+            float(row[k, q] * scale[k] / min(question.margins)) * flows[o, k, q]
             for o in sides[0]
             for k in classes
             for q in paths
@@ -167,7 +167,7 @@ def _pool_rows(
         for o in options:
             for row in uses.options[o].use[case]:
                 used = [
-                    float(row[k, q] * scale[k]) * flow
+                    float(row[k, q] * scale[k] / question.margins[p]) * flow
                     for (option, k, q), flow in flows.items()
                     if option == o and row[k, q]
                 ]

@@ -147,7 +147,11 @@ def most_nodes(question: Question, uses: Uses, wish: Wish) -> list[list[int]]:
                     for s, case in enumerate(question.cases)
                 )
                 spare = question.limits.survive + -(-option.least_gpus // kind.node.gpus)
-                own.append(max(kind.minimum, math.ceil(alone / question.margin) + spare))
+                own.append(
+                    max(
+                        kind.minimum, math.ceil(alone / question.margins[POOLS.index(pool)]) + spare
+                    )
+                )
             if not own:
                 raise InputError(
                     f"nothing bounds how many of '{kind.name}' are taken: it costs nothing; give it a "

@@ -22,9 +22,17 @@ from dualpath_model.cluster import Cluster, Node
 from dualpath_model.errors import InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario, ScenarioSpec, WorkloadClass, resolve
+from dualpath_model.scheduler.policies import policy_named
 from dualpath_model.workload import Workload, scaled
 from dualpath_model.yaml_lines import Document
-from solvers.fleet_spec import CaseSpec, FleetSpec, KindSpec, located, read_fleet
+from solvers.fleet_spec import (
+    CaseSpec,
+    FleetSpec,
+    KindSpec,
+    PoolMarginsSpec,
+    located,
+    read_fleet,
+)
 from solvers.problem import POOLS
 
 Array = npt.NDArray[np.float64]
@@ -80,8 +88,9 @@ class Question:
     """Which fleet? ``share`` (nan: none) and ``fixed`` (0: none) are (classes,), growth included.
 
     ``required``: requests/s that the classes with a share serve together before growth; None: as many
-    as ``limits.budget`` buys. ``margin``: share of the LP's rate that counts as served within the SLO;
-    ``measured``: it is to be found by simulation.
+    as ``limits.budget`` buys. ``margins``: share of the LP's rate of each pool, prefill first, that
+    counts as served within the SLO; ``measured``: they are to be found by simulation. ``software``:
+    decode nodes are counted with what engines add to each step (:mod:`solvers.fleet_pace`).
     """
 
     name: str
@@ -91,9 +100,11 @@ class Question:
     share: Array
     fixed: Array
     required: float | None
-    margin: float
+    margins: tuple[float, float]
     measured: bool
     limits: Limits
+    policy: str = "dualpath"
+    software: bool = True
 
     @property
     def scenario(self) -> Scenario:
@@ -182,12 +193,14 @@ def question_of(spec: FleetSpec, base_dir: Path, document: Document | None = Non
         name=spec.name,
         description=spec.description,
         kinds=kinds,
-        cases=(forecast, *(_case(case, scenario, spec, document) for case in spec.scenarios)),
+        cases=(forecast, *(_case(case, forecast, spec, document) for case in spec.scenarios)),
         share=share * growth,
         fixed=fixed * growth,
         required=required,
-        margin=1.0 if spec.margin == "simulated" else spec.margin,
+        margins=_margins(spec),
         measured=spec.margin == "simulated",
+        policy=_policy(spec, document),
+        software=spec.software,
         limits=Limits(
             limits.budget_usd_per_hour,
             limits.power_kw,
@@ -198,6 +211,29 @@ def question_of(spec: FleetSpec, base_dir: Path, document: Document | None = Non
             limits.kinds_per_role,
         ),
     )
+
+
+def margin_words(margins: tuple[float, float]) -> str:
+    """Say the margins of both pools, as one number where they are the same."""
+    prefill, decode = margins
+    if prefill == decode:
+        return f"{prefill:.3g}"
+    return f"{prefill:.3g} (prefill) and {decode:.3g} (decode)"
+
+
+def _margins(spec: FleetSpec) -> tuple[float, float]:
+    if spec.margin == "simulated":
+        return 1.0, 1.0
+    if isinstance(spec.margin, PoolMarginsSpec):
+        return spec.margin.prefill, spec.margin.decode
+    return spec.margin, spec.margin
+
+
+def _policy(spec: FleetSpec, document: Document | None) -> str:
+    try:
+        return policy_named(spec.policy).name
+    except InputError as error:
+        raise located(document, ("policy",), str(error)) from None
 
 
 def _sessions_per_request(classes: tuple[WorkloadClass, ...], share: Array) -> float:
@@ -302,21 +338,29 @@ def _template(spec: FleetSpec, base_dir: Path, document: Document | None) -> Sce
     return resolve(ScenarioSpec.model_validate(named), base_dir, document)
 
 
-def _case(case: CaseSpec, scenario: Scenario, spec: FleetSpec, document: Document | None) -> Case:
-    factors = np.array([case.rate * case.classes.get(c.name, 1.0) for c in scenario.classes])
-    lengths = (case.context, case.append, case.generate, case.hit_rate)
+def changed(forecast: Case, spec: CaseSpec) -> Case:
+    """Return the forecast as a case changes it. Raises InputError for lengths that cannot be."""
+    scenario = forecast.scenario
+    factors = forecast.factors * [
+        spec.rate * spec.classes.get(c.name, 1.0) for c in scenario.classes
+    ]
+    lengths = (spec.context, spec.append, spec.generate, spec.hit_rate)
     if lengths == (1.0, 1.0, 1.0, 1.0):
-        return Case(case.name, factors, scenario)
+        return Case(spec.name, factors, scenario)
 
-    def changed(workload: Workload) -> Workload:
-        longer = scaled(workload, context=case.context, append=case.append, generate=case.generate)
-        if case.hit_rate == 1.0 or not longer.hit_rate:
+    def scale(workload: Workload) -> Workload:
+        longer = scaled(workload, context=spec.context, append=spec.append, generate=spec.generate)
+        if spec.hit_rate == 1.0 or not longer.hit_rate:
             return longer
-        return scaled(longer, hit_rate=case.hit_rate * longer.hit_rate)
+        return scaled(longer, hit_rate=spec.hit_rate * longer.hit_rate)
 
+    classes = tuple(replace(c, workload=scale(c.workload)) for c in scenario.classes)
+    return Case(spec.name, factors, replace(scenario, classes=classes))
+
+
+def _case(case: CaseSpec, forecast: Case, spec: FleetSpec, document: Document | None) -> Case:
     try:
-        classes = tuple(replace(c, workload=changed(c.workload)) for c in scenario.classes)
+        return changed(forecast, case)
     except InputError as error:
         index = [part.name for part in spec.scenarios].index(case.name)
         raise located(document, ("scenarios", index), str(error)) from None
-    return Case(case.name, factors, replace(scenario, classes=classes))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dualpath_model.paths import Pool
 from solvers.fleet_parts import Loss
 from solvers.fleet_question import Array, Counts, Question
 from solvers.fleet_uses import Uses
@@ -42,18 +43,26 @@ def losses(counts: Counts, survive: int) -> Iterator[Loss]:
         yield from choose(0, min(survive, int(counts.sum())))
 
 
-def served(question: Question, uses: Uses, counts: Counts, case: int, rate: float) -> float:
+def served(
+    question: Question,
+    uses: Uses,
+    counts: Counts,
+    case: int,
+    rate: float,
+    *,
+    alone: Pool | None = None,
+) -> float:
     """Return the factor by which the case's rates could grow (or must shrink) on these nodes.
 
-    The margin counts: 1 means that what is asked is served with it. 0 where a pool is empty or its
-    GPUs do not hold the LLM.
+    The margins count: 1 means that what is asked is served with them. 0 where a pool is empty or its
+    GPUs do not hold the LLM. ``alone``: only this pool's own capacities limit.
     """
     from scipy.optimize import linprog
 
-    asked = question.rates(question.cases[case], rate) / question.margin
+    asked = question.rates(question.cases[case], rate)
     if not asked.any():
         return math.inf
-    chosen: list[tuple[int, int]] = []  # option, nodes
+    chosen: list[tuple[int, float]] = []  # option, nodes
     for p, pool in enumerate(POOLS):
         here = _taking_part(question, uses, counts, p)
         if not here:
@@ -61,7 +70,7 @@ def served(question: Question, uses: Uses, counts: Counts, case: int, rate: floa
         gpus = sum(int(counts[i, p]) * question.kinds[i].node.gpus for i in here)
         for i in here:
             fit = [o for o in uses.of(i, pool) if uses.options[o].least_gpus <= gpus]
-            chosen.append((fit[-1], int(counts[i, p])))
+            chosen.append((fit[-1], float(counts[i, p])))
     classes, paths = len(asked), PATHS if uses.decode_reads else 1
     scale = np.where(asked > 0, asked, 1.0)
     width = classes * paths
@@ -73,17 +82,19 @@ def served(question: Question, uses: Uses, counts: Counts, case: int, rate: floa
     for j, (o, nodes) in enumerate(chosen):
         option = uses.options[o]
         own = slice(j * width, (j + 1) * width)
-        for row in option.use[case]:
+        limits = alone is None or option.pool is alone
+        whole = nodes * question.margins[POOLS.index(option.pool)]
+        for row in option.use[case] if limits else ():
             line = np.zeros(columns)
-            line[own] = (row[:, :paths] * scale[:, None]).ravel() / nodes
+            line[own] = (row[:, :paths] * scale[:, None]).ravel() / whole
             upper.append(line)
         sign = 1.0 if option.pool is POOLS[0] else -1.0
         balance[:, own] = sign * np.eye(width)
         if sign > 0:
             rate_rows[:, own] = np.kron(np.eye(classes), np.ones(paths))
-            shared[:, own] = (uses.shared[case][:, :, :paths] * scale[:, None]).reshape(
-                len(shared), width
-            )
+            if alone is None:
+                part = uses.shared[case][:, :, :paths] * scale[:, None] / min(question.margins)
+                shared[:, own] = part.reshape(len(shared), width)
     rate_rows[:, -1] = -asked / scale
     equal = np.vstack((balance, rate_rows))
     cost = np.zeros(columns)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dualpath_model.errors import InfeasibleError, InputError
+from dualpath_model.loads import Slo
 from dualpath_model.scenario import Scenario, WorkloadClass
 from dualpath_model.workload import Workload
 from solvers.fleet_parts import Loss
@@ -21,27 +22,45 @@ _MOST_TURNS = 2e7
 _OVERLOADED = 5.0
 """A run stops when so many times the requests wait that a TTFT at the SLO would leave waiting."""
 _SAMPLE_S = 20.0
+_ENOUGH_TURNS = 1e5
+_LEAST_MEASURED_S = 300.0
+_LIVES = 1.5
+"""Warm-up in lives of a mean session: long ones, which come up more slowly, count in the mean."""
 
 Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """How long, and how often, to simulate. None: an hour and half an hour where agents have several
-    turns, whose cluster fills up slowly; five and ten minutes where every request stands alone.
+    """How long, and how often, to simulate.
+
+    None: where agents have several turns, whose cluster fills up slowly, a warm-up of one and a half
+    times as long as a mean session lives at the SLO, at least an hour, and as long again, or until a
+    hundred thousand turns have ended; five and ten minutes where every request stands alone.
     """
 
     warmup_s: float | None = None
     measure_s: float | None = None
     replications: int = 1
-    tolerance: float = 0.02
+    tolerance: float = 0.05
     seed: int = 0
 
-    def seconds(self, workload: Workload) -> tuple[float, float]:
-        """Return warm-up and measured seconds for a workload."""
-        usual = (3600.0, 1800.0) if workload.turns > workload.session_count else (300.0, 600.0)
+    def seconds(self, scenario: Scenario, requests_per_s: float) -> tuple[float, float]:
+        """Return warm-up and measured seconds for a scenario's one workload at a rate."""
+        workload = scenario.workload
+        usual = (300.0, 600.0)
+        if workload.turns > workload.session_count:
+            long_s = _LIVES * longest_life_s(workload, scenario.slo)
+            enough_s = max(_LEAST_MEASURED_S, math.ceil(_ENOUGH_TURNS / requests_per_s))
+            usual = (max(3600.0, long_s), min(max(1800.0, long_s), enough_s))
         warmup = usual[0] if self.warmup_s is None else self.warmup_s
         return warmup, usual[1] if self.measure_s is None else self.measure_s
+
+
+def longest_life_s(workload: Workload, slo: Slo) -> float:
+    """Return how long a mean session lives where TTFT and TPOT just meet the SLO, seconds."""
+    turns_s = workload.turns * slo.ttft_s + float(workload.output_tokens.sum()) * slo.tpot_s
+    return (turns_s + float(workload.think_time_s.sum())) / workload.session_count
 
 
 @dataclass(frozen=True)
@@ -59,7 +78,8 @@ class Tried:
 class Reach:
     """The highest rate within the SLO, by simulation, beside what the LP promises; requests/s of all
     classes. ``low`` and ``high``: 95 % interval, nan of one seed. ``filling``: the warm-up was shorter
-    than an agent lives, so the rate is flattered.
+    than an agent lives, so the rate is flattered. ``limit``: what fails first above it, "ttft" or
+    "tpot". ``pool``: whose margin it is, with nodes enough in the other; "": of the whole fleet.
     """
 
     case: str
@@ -69,6 +89,8 @@ class Reach:
     low: float
     high: float
     filling: bool
+    limit: str = ""
+    pool: str = ""
 
     @property
     def share(self) -> float:
@@ -133,7 +155,7 @@ def cannot(question: Question, counts: Counts, rate: float, run: Run) -> str | N
     for case in question.cases:
         rates = question.rates(case, rate)
         scenario, _ = mixed(question.on(case, counts, rate), rates)
-        turns = float(rates.sum()) * sum(run.seconds(scenario.workload))
+        turns = float(rates.sum()) * sum(run.seconds(scenario, float(rates.sum())))
         if turns > _MOST_TURNS:
             return (
                 f"{case.name}: {turns / 1e6:,.0f} million turns are too many to simulate (at most "
@@ -170,7 +192,7 @@ def attempt(
     if not left.sum(axis=0).all():
         return Tried(case.name, name, math.inf, math.inf, False)
     scenario, sessions_per_s = mixed(question.on(case, left, rate), rates)
-    warmup_s, measure_s = run.seconds(scenario.workload)
+    warmup_s, measure_s = run.seconds(scenario, float(rates.sum()))
     slo = scenario.slo
     waiting_allowed = _OVERLOADED * slo.ttft_s * float(rates.sum())
 
@@ -183,6 +205,7 @@ def attempt(
     try:
         outcome = execute(
             scenario,
+            question.policy,
             agents=math.ceil(expected + 4 * math.sqrt(expected) + 1),
             rate_aps=sessions_per_s,
             seed=run.seed,
@@ -195,7 +218,9 @@ def attempt(
     except InfeasibleError:  # what is left does not hold the LLM
         return Tried(case.name, name, math.inf, math.inf, False)
     summary = outcome.summary
-    stopped = summary.end_s < warmup_s + measure_s and summary.agents_ended < summary.agents
+    # The kernel's time is whole nanoseconds: a run that went to its end may end a little before.
+    ended = summary.end_s >= warmup_s + measure_s - 1e-6
+    stopped = not ended and summary.agents_ended < summary.agents
     ttft = math.inf if stopped else summary.ttft_s.get("mean", math.inf)
     tpot = math.inf if stopped else summary.tpot_s.get("mean", 0.0)
     return Tried(case.name, name, ttft, tpot, ttft <= slo.ttft_s and tpot <= slo.tpot_s)
@@ -207,21 +232,24 @@ def reach(
     counts: Counts,
     loss: Loss,
     rate: float,
+    promised: float,
     run: Run,
     progress: Progress,
 ) -> Reach:
-    """Search the highest rate within the SLO of a case on what a loss leaves."""
-    from solvers import alternatives
+    """Search the highest rate within the SLO of a case on what a loss leaves.
+
+    ``promised``: requests/s that the LP gives there, to which the answer is compared.
+    """
     from solvers.simulator.capacity import capacity
 
     rates = question.rates(case, rate)
     asked = question.on(case, after(counts, loss), rate)
-    promised = alternatives.quick(asked).throughput
     scenario, _ = mixed(asked, rates)
-    warmup_s, measure_s = run.seconds(scenario.workload)
+    warmup_s, measure_s = run.seconds(scenario, float(rates.sum()))
     try:
         found = capacity(
             scenario,
+            question.policy,
             replications=run.replications,
             first_seed=run.seed,
             warmup_s=warmup_s,
@@ -240,4 +268,5 @@ def reach(
         found.low_aps * turns,
         found.high_aps * turns,
         found.in_transit,
+        found.limit,
     )

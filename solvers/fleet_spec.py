@@ -41,6 +41,7 @@ Money = Annotated[float, Field(ge=0.0, le=1e9, strict=True)]
 Nodes = Annotated[int, Field(ge=0, le=MOST_FLEET, strict=True)]
 Positive = Annotated[float, Field(gt=0.0, le=1e12, strict=True)]
 Factor = Annotated[float, Field(ge=1e-3, le=1e3, strict=True)]
+Margin = Annotated[float, Field(gt=0.0, le=1.0, strict=True)]
 
 
 class _Spec(BaseModel):
@@ -126,6 +127,13 @@ class FleetClassSpec(_Spec):
         return self
 
 
+class PoolMarginsSpec(_Spec):
+    """A margin for each pool: TTFT limits the prefill nodes, TPOT the decode nodes."""
+
+    prefill: Margin
+    decode: Margin
+
+
 class CaseSpec(_Spec):
     """A way in which the forecast may be wrong; the fleet serves every one. Factors on every class."""
 
@@ -158,9 +166,16 @@ class FleetSpec(_Spec):
         default=None, description="left out: the most that limits.budget_usd_per_hour buys"
     )
     scenarios: Annotated[list[CaseSpec], Field(max_length=MOST_CASES)] = []
-    margin: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] | Literal["simulated"] = Field(
+    margin: Margin | PoolMarginsSpec | Literal["simulated"] = Field(
         default=1.0,
-        description="share of the LP's rate that is within the SLO: given, or found by simulation",
+        description="share of the LP's rate that is within the SLO, of both pools or of each: given, "
+        "or found by simulation",
+    )
+    policy: str = Field(default="dualpath", description="the scheduler's, for the simulation")
+    software: Annotated[bool, Field(strict=True)] = Field(
+        default=True,
+        description="count what an engine's software adds to each decode step, as the simulator does; "
+        "false: the plan's roofline alone",
     )
     limits: LimitsSpec = LimitsSpec()
     storage: StorageSpec = StorageSpec()

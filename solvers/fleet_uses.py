@@ -29,6 +29,7 @@ from dualpath_model.loads import (
 )
 from dualpath_model.paths import Key, Pool
 from dualpath_model.scenario import Scenario
+from solvers.fleet_pace import node_share
 from solvers.fleet_question import Array, Question
 from solvers.problem import PATHS, POOLS
 
@@ -101,7 +102,10 @@ def _options(question: Question, number: int, pool: Pool, step: int) -> tuple[li
     why = ""
     for degree in _degrees(question.scenario, node, pool, step):
         try:
+            _check_longest(question, node, pool, degree)
             use = np.array([_use(case.scenario, node, pool, degree) for case in question.cases])
+            if question.software and pool is Pool.DECODE:
+                use = np.concatenate((use, _paced(question, node, degree)), axis=1)
         except InfeasibleError as error:
             why = str(error)
             continue
@@ -159,6 +163,41 @@ def _use(scenario: Scenario, node: Node, pool: Pool, degree: int) -> Array:
     return np.array([[shares.get(key, (0.0, 0.0)) for shares in by_class] for key in keys]).reshape(
         len(keys), len(by_class), PATHS
     )
+
+
+def _check_longest(question: Question, node: Node, pool: Pool, degree: int) -> None:
+    """Raise InfeasibleError if the longest turn of a case does not fit one engine, or its prompt the
+    node's DRAM buffer: means do not show it, and no scheduler can help it.
+    """
+    for case in question.cases:
+        serving, llm = case.scenario.serving, case.scenario.llm
+        loads = [c.workload for c in case.scenario.classes]
+        token = llm.kv_bytes_per_token(serving.kv_dtype)
+        prompt = max(float(w.prompt_tokens.max()) for w in loads)
+        if node.buffer_bytes is not None and prompt * token > node.buffer_bytes:
+            raise InfeasibleError(
+                f"the longest prompt, {prompt:,.0f} tokens in '{case.name}', does not fit the DRAM "
+                f"buffer of {node.name}"
+            )
+        if pool is not Pool.DECODE:
+            continue
+        whole = max(float((w.prompt_tokens + w.output_tokens).max()) for w in loads)
+        tensor = serving.decode.tensor
+        free = hbm_space(llm, node, serving.decode, case.scenario.efficiencies, degree) * tensor
+        if whole * token * llm.replication(tensor) > free:
+            raise InfeasibleError(
+                f"the longest turn, {whole:,.0f} tokens in '{case.name}', does not fit a decode engine "
+                f"of {node.name}"
+            )
+
+
+def _paced(question: Question, node: Node, degree: int) -> Array:
+    """Return what a request/s of each class takes of a node at the TPOT, (cases, 1, classes, paths)."""
+    shares = [
+        [node_share(case.scenario, means, node, degree) for means in case.scenario.class_means]
+        for case in question.cases
+    ]
+    return np.repeat(np.array(shares)[:, None, :, None], PATHS, axis=3)
 
 
 def _shares(

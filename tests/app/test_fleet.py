@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 from app import cli, fleet_view
 from app.fleet_report import fleet_html
 from app.show_fleet import show_fleet
-from solvers.fleet import Fleet, Simulation, fleet
+from solvers.fleet import Fleet, fleet
+from solvers.fleet_margin import Simulation
+from solvers.fleet_outlook import FIGURES, GROWTH
 from solvers.fleet_question import load_question
 from solvers.fleet_search import Effort
 from solvers.fleet_simulate import Reach, Tried
@@ -59,8 +62,12 @@ def test_json_has_counts_costs_promises_worth_and_front(file: Path) -> None:
     assert data["power_kw"] == pytest.approx(10.2 * (data["prefill_nodes"] + data["decode_nodes"]))
     assert [p["case"] for p in data["promises"]] == ["forecast", "peak & more"]
     for promise in data["promises"]:
-        assert promise["after_loss"] * data["margin"] >= promise["asked"] * (1 - 1e-6)
-        assert promise["promised"] == pytest.approx(promise["program"], rel=1e-6)
+        assert promise["within"] >= promise["after_loss"] >= promise["asked"] * (1 - 1e-6)
+        assert promise["promised"] <= promise["roofline"] * (1 + 1e-6)
+        assert promise["promised"] <= min(promise["prefill"], promise["decode"]) * (1 + 1e-6)
+    assert data["margins"] == [0.5, 0.5]
+    assert [b["figure"] for b in data["outlook"]["breaks"]] == list(FIGURES)
+    assert [p["growth"] for p in data["outlook"]["purchases"]] == list(GROWTH)
     assert {w["what"] for w in data["worth"]} == {"requirement", "forecast", "one more"}
     assert len(data["front"]) == 3
     assert data["simulation"]["skipped"] == "switched off"
@@ -104,13 +111,17 @@ def test_what_the_simulator_says_is_shown(found: Fleet, capsys: pytest.CaptureFi
     )
     nan = float("nan")
     reach = Reach("forecast", "", 100.0, 62.5, nan, nan, True)
-    simulated = replace(found, simulation=Simulation("", (reach,), runs, (1.0, 0.5)))
+    pool = Reach("forecast", "", 200.0, 80.0, nan, nan, False, "ttft", "prefill")
+    margins = ((1.0, 1.0), (0.4, 0.9))
+    simulated = replace(found, simulation=Simulation("", (reach,), runs, margins, (pool,)))
     show_fleet(simulated)
     printed = capsys.readouterr().out
     assert "62.5% of the 100.0 that the LP promises (flattered" in printed
     assert "1 of 2 runs missed the SLO" in printed
     assert "overloaded" in printed
-    assert "100.0%, 50.0%" in printed
+    assert "100.0%; 40.0% (prefill) and 90.0% (decode)" in printed
+    assert "prefill nodes alone (forecast): within the SLO up to 80.0 requests/s, 40.0%" in printed
+    assert "above, TTFT is too long" in printed
     assert "1.50 s" in fleet_html(simulated)
     good = replace(simulated, simulation=replace(simulated.simulation, tried=runs[:1]))
     show_fleet(good)
@@ -166,7 +177,7 @@ def test_shipped_fleets_have_an_answer(path: Path) -> None:
     answer = fleet(question, effort=Effort(gap=0.02), explain=False, points=0)
     assert answer.nodes
     for promise in answer.promises:
-        assert promise.promised * answer.margin >= promise.asked * (1 - 1e-6)
+        assert promise.within >= promise.asked * (1 - 1e-6)
 
 
 @pytest.mark.slow
@@ -181,3 +192,76 @@ def test_the_simulator_checks_the_fleet(file: Path) -> None:
     assert len(losses) > 3
     (reach,) = simulation["reach"]
     assert reach["share"] == pytest.approx(reach["simulated"] / reach["promised"])
+
+
+def test_the_schema_of_fleet_files_accepts_the_shipped_ones_and_refuses_a_wrong_field() -> None:
+    done = dualpath("schema", "fleet")
+    assert done.returncode == 0, done.stderr
+    described = json.loads(done.stdout)
+    assert described["$schema"].endswith("2020-12/schema")
+    assert described["title"] == "FleetSpec"
+    known = described["properties"]
+    for path in SHIPPED:
+        data = yaml.safe_load(path.read_text())
+        assert set(described["required"]) <= set(data) <= set(known)
+    assert described["additionalProperties"] is False
+    assert {"margin", "policy", "software", "kinds", "scenarios"} <= set(known)
+
+
+def test_other_recordings_take_the_place_of_the_workload(file: Path, tmp_path: Path) -> None:
+    sample = ROOT / "examples" / "traces" / "agentic_sample"
+    quick = ("--no-simulate", "--no-explain", "--points", "0")
+    data = json_of("fleet", file, *quick, "--trace", sample)
+    assert data["traffic"]["prompt_tokens"] != 32000
+    assert str(sample) in data["traffic"]["sources"][0]
+    assert "there is no such" in refused("fleet", file, *quick, "--trace", tmp_path / "none")
+    assert "has classes" in refused("fleet", "coding-agents", *quick, "--trace", sample)
+
+
+def test_the_report_opens_with_three_sentences_and_one_picture(found: Fleet) -> None:
+    text = fleet_html(found)
+    first = text.index('<ul class="answer">')
+    said = text[first : text.index("</ul>", first)]
+    assert said.count("<li>") == 3
+    assert f"{found.cost_usd_per_hour:,.2f} USD an hour" in said
+    assert f"{730 * found.cost_usd_per_hour:,.0f} USD a month" in said
+    assert "USD for 1,000 turns" in said
+    assert "the hardest of these with any 1 node down too" in said
+    assert "not simulated" in said
+    assert "is large enough up to traffic" in said
+    assert text.index("plotly-graph-div") < text.index("In figures")
+    assert text.count("plotly-graph-div") == 3
+    assert text.count("cdn.plot.ly") == 0 or "src=" not in text[: text.index("<body>")]
+    for heading in (
+        "When a node fails",
+        "How wrong the forecast may be",
+        "What would be bought next",
+        "Without one kind of node",
+        "What this rests on",
+        "Words",
+    ):
+        assert f"<h2>{heading}</h2>" in text
+
+
+def test_a_fleet_that_misses_the_slo_is_not_recommended(found: Fleet) -> None:
+    runs = (
+        Tried("forecast", "", 1.5, 0.04, True),
+        Tried("peak & more", "1 dgx-h200 (decode)", 9.0, 0.04, False),
+    )
+    missed = replace(found, simulation=Simulation("", (), runs, ((0.5, 0.5),)))
+    text = fleet_html(missed)
+    assert '<ul class="answer bad">' in text
+    assert "does not in 1 of 2 runs (peak &amp; more without 1 dgx-h200 (decode))" in text
+    assert "do not sign yet" in text
+    good = replace(found, simulation=Simulation("", (), runs[:1], ((0.5, 0.5),)))
+    assert "as foreseen it takes 1.50 s and 40.0 ms" in fleet_html(good)
+
+
+def test_a_fleet_without_reserve_or_outlook_says_so(file: Path, tmp_path: Path) -> None:
+    fields = yaml.safe_load(file.read_text())
+    bare = tmp_path / "bare.yaml"
+    bare.write_text(yaml.safe_dump(fields | {"limits": {}, "scenarios": []}))
+    text = fleet_html(fleet(bare, explain=False, points=0))
+    assert "Nothing is held in reserve" in text
+    assert "was not asked" in text
+    assert text.count("plotly-graph-div") == 1

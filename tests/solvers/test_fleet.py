@@ -115,7 +115,7 @@ def test_a_fleet_of_given_nodes_serves_what_the_full_lp_says(data: st.DataObject
     uses = uses_of(asked)
     for s, case in enumerate(asked.cases):
         by_kind = served(asked, uses, counts, s, 20.0)
-        by_node = promised(asked, case, counts, 20.0) * asked.margin
+        by_node = promised(asked, case, counts, 20.0) * asked.margins[0]
         assert by_kind == pytest.approx(by_node, rel=1e-6, abs=1e-9)
 
 
@@ -166,8 +166,13 @@ def test_in_simulation_one_plan_survives_every_single_loss_and_the_other_does_no
     kinds = [kind | {"maximum": 8} for kind in KINDS]
     held: dict[int, list[bool]] = {}
     for survive in (0, 1):
-        limits = {"survive": survive}
-        asked = question(kinds=kinds, require={"requests_per_s": 40.0}, margin=0.3, limits=limits)
+        asked = question(
+            kinds=kinds,
+            require={"requests_per_s": 40.0},
+            margin={"prefill": 0.5, "decode": 0.7},
+            limits={"survive": survive, "kinds_per_role": 1},
+            software=True,
+        )
         found = solved(asked)
 
         def holds(loss: Any, asked: Question = asked, found: Found = found) -> bool:
@@ -419,10 +424,15 @@ def test_a_measured_margin_ends_with_a_fleet_that_the_simulator_agrees_with() ->
     asked = base(kinds=kinds, margin="simulated", require={"requests_per_s": 40.0})
     answer = fleet(asked, run=Run(30.0, 60.0, tolerance=0.05), explain=False, points=0)
     assert answer.simulation.holds
-    assert answer.margin < 1.0
-    assert answer.simulation.margins[0] == 1.0
+    assert max(answer.margins) < 1.0
+    assert answer.simulation.margins[0] == (1.0, 1.0)
     assert answer.simulation.reach[0].simulated >= 0.95 * 40.0
-    assert answer.promises[0].promised * answer.margin >= 40.0 * (1 - 1e-6)
+    assert answer.promises[0].within >= 40.0 * (1 - 1e-6)
+    first, second = answer.simulation.pools
+    assert (first.pool, second.pool) == ("prefill", "decode")
+    assert first.limit == "ttft"  # with decode nodes enough, prefill limits
+    assert answer.margins[0] <= first.share
+    assert answer.margins[1] <= second.share
 
 
 # ---- bad input -----------------------------------------------------------------------------------
