@@ -10,6 +10,8 @@ import typer
 from app.output import JsonOption, as_read_back, emit, say
 from dualpath_model.errors import InputError
 
+_MOST_NOTES = 12
+
 
 def export_command(
     target: Annotated[str, typer.Argument(help="A target, or `list`: what each can and cannot.")],
@@ -75,6 +77,11 @@ def export_command(
     write(made, out, force=force)
     for dropped in made.bundle.dropped:
         say(f"left out: {dropped.what} ({dropped.effect})")
+    notes = made.bundle.notes
+    for note in notes[:_MOST_NOTES]:
+        say(f"note: {note}")
+    if len(notes) > _MOST_NOTES:
+        say(f"and {len(notes) - _MOST_NOTES} notes more in its README.md")
     say(f"wrote {len(made.files)} files to {out}; its README.md says how to apply them")
 
 

@@ -45,10 +45,17 @@ def check_targets(
             tempfile.TemporaryFile(dir=path.parent).close()
         except OSError as error:
             raise _refused(path, error) from None
-    if reads is not None and reads.resolve() in {path.resolve() for path in targets}:
+    if reads is not None and _place(reads) in {_place(path) for path in targets}:
         raise InputError(f"{reads} is the input; give the output another name")
-    if len({path.resolve() for path in targets}) < len(targets):
+    if len({_place(path) for path in targets}) < len(targets):
         raise InputError(f"{targets[-1]} is named for two outputs; give each a file of its own")
+
+
+def _place(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        raise InputError(f"{path} is a symbolic link to itself; give another name") from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

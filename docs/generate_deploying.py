@@ -12,6 +12,7 @@ from typing import Any
 
 from dualpath_model.export import Site, all_targets
 from dualpath_model.export.imports.skeleton import importer_names
+from dualpath_model.export.target import texts
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +38,7 @@ def target_steps() -> str:
             ("Check that it took effect", target.check),
             ("Roll back", target.roll_back),
         ):
-            lines += [f"**{title}**", "", *(f"{n}. {s}" for n, s in enumerate(steps, 1)), ""]
+            lines += [f"**{title}**", "", *(f"{n}. {s}" for n, s in enumerate(texts(steps), 1)), ""]
         lines += [f"**Checked here by**: {target.parser}.", ""]
     return "\n".join(lines).rstrip()
 

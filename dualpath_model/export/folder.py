@@ -17,11 +17,12 @@ from dualpath_model.errors import InputError
 from dualpath_model.export.documents import File
 from dualpath_model.export.plan_file import PlanFile
 from dualpath_model.export.quoting import code, json_text, markdown, one_line
-from dualpath_model.export.site import Site, field_of, is_given
-from dualpath_model.export.target import Asked, Bundle, Target
+from dualpath_model.export.site import Site, check_hosts, field_of, is_given
+from dualpath_model.export.target import Asked, Bundle, Target, texts
 
 MARK = "derivations.json"
 """The file that tells an export's folder from any other."""
+_STEPS = (("Apply", "apply"), ("Check that it took effect", "check"), ("Roll back", "roll_back"))
 _MOST_ROWS = 16
 """Of files in a README whose names differ in numbers alone; of more, first and last are named."""
 
@@ -52,6 +53,7 @@ def export(
     """
     checked = target.checked_version(version)
     asked = Asked(plan, site or Site(), checked, wraps, wraps_version)
+    check_hosts(asked.site, plan.prefill_nodes, plan.decode_nodes)
     bundle = target.build(asked)
     if note := target.not_looked_at(checked):
         bundle = replace(bundle, notes=(note, *bundle.notes))
@@ -143,9 +145,10 @@ def _check(out: Path, force: bool) -> None:
             raise InputError(f"{out} is a symbolic link to nothing; give another name")
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; give --out the name of a new folder")
-        above = next(folder for folder in out.absolute().parents if folder.exists())
-        if not above.is_dir():
+        above = next((folder for folder in out.absolute().parents if folder.exists()), None)
+        if above is not None and not above.is_dir():
             raise InputError(f"{out}: {above} is a file; give --out another name")
+        out.resolve()
         if not out.is_dir():
             return
         if any(out.iterdir()) and not (out / MARK).is_file():
@@ -157,6 +160,8 @@ def _check(out: Path, force: bool) -> None:
                 f"{out} is there already; --force replaces it, --diff shows what would change"
             )
         _check_ours(out)
+    except RuntimeError:
+        raise InputError(f"{out} is below a symbolic link to itself; give another name") from None
     except OSError as error:
         raise _refused(out, error) from None
 
@@ -253,16 +258,12 @@ def _readme(target: Target, asked: Asked, bundle: Bundle) -> str:
             "|---|---|",
             *(f"| {code(name)} | {_assumed(asked.site, name)} |" for name in assumed),
         ]
-    wrapped = bundle.wrapped
-    for title, steps, then in (
-        ("Apply", target.apply, wrapped and wrapped.apply),
-        ("Check that it took effect", target.check, wrapped and wrapped.check),
-        ("Roll back", target.roll_back, wrapped and wrapped.roll_back),
-    ):
-        lines += ["", f"## {title}", "", *_numbered(steps)]
-        if wrapped is not None and then:
+    for title, name in _STEPS:
+        lines += ["", f"## {title}", "", *_numbered(texts(getattr(target, name), asked))]
+        if bundle.wrapped is not None:
+            wrapped, inner = bundle.wrapped
             lines += ["", f"Then, with the files of `files/`, as for {wrapped.software}:", ""]
-            lines += _numbered(then)
+            lines += _numbered(texts(getattr(wrapped, name), inner))
     return "\n".join(lines) + "\n"
 
 

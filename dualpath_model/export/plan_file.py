@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -102,6 +104,7 @@ def parse_plan(data: Any, file: str = "plan") -> PlanFile:
         )
     _check_finite(file, data)
     found = validated(_adapter(), data, file, _AGAIN)
+    _check_ranges(file, found)
     _check_kinds(file, found)
     return found
 
@@ -154,15 +157,84 @@ def _check_finite(file: str, data: Any, field: str = "") -> None:
         )
 
 
-_POSITIVE = (
-    "gpus",
-    "tensor",
-    "expert",
-    "cnics",
-    "cnic_bytes_per_s",
-    "storage_read_bytes_per_s",
-    "prefill_tokens_per_s",
+_ABOVE_0 = 1e-9  # of rates, seconds, tokens: less is no figure of a plan, and divides into infinity
+_MOST = 1e30
+_RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
+    {
+        "": {
+            "split": (0, 1),
+            "throughput_basic_requests_per_s": (0, _MOST),
+            "speedup_over_basic": (_ABOVE_0, _MOST),
+        },
+        "scheduler_parameters": {
+            "block_tokens": (1, 2**20),
+            "z_factor": (_ABOVE_0, _MOST),
+            "alpha_tokens": (0, _MOST),
+        },
+        "deployment": dict.fromkeys(
+            ("ttft_s", "tpot_s", "quota_s", "alpha_s", "beta_s"), (_ABOVE_0, _MOST)
+        ),
+        "deployment.llm": {
+            "layers": (1, 1e6),
+            "kv_bytes_per_token": (_ABOVE_0, _MOST),
+            "read_bytes_per_token": (_ABOVE_0, _MOST),
+        },
+        "deployment.workload": {"turns_per_session": (_ABOVE_0, _MOST)},
+    }
 )
+_OF_TURNS = ("prompt_tokens", "hit_tokens", "append_tokens", "output_tokens", "think_s")
+_OF_KIND: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "gpus": (1, 1e6),
+        "tensor": (1, 1e6),
+        "expert": (1, 1e9),
+        "cnics": (1, 1e6),
+        "snics": (0, 1e6),
+        "cnic_bytes_per_s": (1, _MOST),
+        "snic_bytes_per_s": (0, _MOST),
+        "storage_read_bytes_per_s": (1, _MOST),
+        "prefill_tokens_per_s": (_ABOVE_0, _MOST),
+        "dram_bytes": (0, _MOST),
+        "buffer_bytes": (0, _MOST),
+        "alpha_tokens": (0, _MOST),
+        "beta_tokens": (0, _MOST),
+        "hbm_tokens": (0, _MOST),
+        "quota_tokens": (0, 2**30),
+        "decode_batch": (_ABOVE_0, _MOST),
+        "decode_step_s": (_ABOVE_0, _MOST),
+    }
+)
+
+
+def _check_ranges(file: str, plan: PlanFile) -> None:
+    """Refuse figures that no plan has: edited ones, which would be written on into files."""
+    for path, ranges in _RANGES.items():
+        part: Any = plan
+        for name in path.split(".") if path else ():
+            part = getattr(part, name)
+        _check_part(file, path, part, ranges)
+    for name in _OF_TURNS:
+        distribution = getattr(plan.deployment.workload, name)
+        ranges = dict.fromkeys(("mean", "p50", "p90", "p99", "most"), (0.0, 1000000000000000.0))
+        _check_part(file, f"deployment.workload.{name}", distribution, ranges)
+    for number, kind in enumerate(plan.deployment.kinds):
+        _check_part(file, f"deployment.kinds.{number}", kind, _OF_KIND)
+
+
+def _count(plan: PlanFile, pool: str) -> int:
+    return sum(kind.count for kind in plan.deployment.pool(pool))
+
+
+def _check_part(
+    file: str, path: str, part: object, ranges: Mapping[str, tuple[float, float]]
+) -> None:
+    for name, (least, most) in ranges.items():
+        value = getattr(part, name)
+        if value is not None and not least <= value <= most:
+            where = f"{path}.{name}" if path else name
+            above = "above 0" if 0 < least < 1 else f"from {least:g} on"
+            allowed = f"from {least:g} to {most:g}" if most < _MOST else above
+            raise InputError(f"{file}: {where} is {value}; it must be {allowed}: {_AGAIN}")
 
 
 def _check_kinds(file: str, plan: PlanFile) -> None:
@@ -170,9 +242,6 @@ def _check_kinds(file: str, plan: PlanFile) -> None:
     kinds: dict[tuple[str, int], NodeKind] = {}
     for number, kind in enumerate(plan.deployment.kinds):
         where = f"{file}: deployment.kinds.{number}"
-        for name in _POSITIVE:
-            if not getattr(kind, name) > 0:
-                raise InputError(f"{where}.{name} is {getattr(kind, name)}, not above 0; {_AGAIN}")
         if not kind.positions:
             raise InputError(f"{where}.positions is empty; {_AGAIN}")
         for position in kind.positions:
@@ -211,6 +280,12 @@ def _check_nodes(file: str, plan: PlanFile, kinds: dict[tuple[str, int], NodeKin
             f"{file}: deployment.nodes lacks {pool} node {first}, which deployment.kinds has; "
             f"{_AGAIN}"
         )
+    for pool in ("prefill", "decode"):
+        stated, count = getattr(plan, f"{pool}_nodes"), _count(plan, pool)
+        if stated != count:
+            raise InputError(
+                f"{file}: {pool}_nodes is {stated}, but deployment.nodes has {count}; {_AGAIN}"
+            )
 
 
 @cache

@@ -50,7 +50,17 @@ def _one_host(text: str) -> str:
     return text.removeprefix("[").removesuffix("]")
 
 
+def _one_folder(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(
+            f"{text!r} does not begin with /; every node must find the store in the same place, such as "
+            f"/mnt/kv-cache"
+        )
+    return text
+
+
 Word = Annotated[str, Field(max_length=500), AfterValidator(_one_word)]
+Words = Annotated[list[Word], Field(min_length=1)]
 Host = Annotated[str, Field(max_length=253), AfterValidator(_one_host)]
 Port = Annotated[int, Field(ge=1, le=MOST_PORT, strict=True)]
 Dscp = Annotated[int, Field(ge=1, le=63, strict=True)]
@@ -121,16 +131,16 @@ class Site(_Part):
     hosts: Hosts = Hosts()
     ports: Ports = Ports()
     model: Word | None = Field(default=None, description="path or name of the weights")
-    store: Word = Field(
+    store: Annotated[Word, AfterValidator(_one_folder)] = Field(
         default="/mnt/kv-cache", description="folder of the shared KV-cache storage"
     )
-    compute_devices: list[Word] | None = Field(
+    compute_devices: Words | None = Field(
         default=None, description="RDMA devices of the compute network, in GPU order (mlx5_0, ...)"
     )
-    compute_interfaces: list[Word] | None = Field(
+    compute_interfaces: Words | None = Field(
         default=None, description="their network interfaces, for RoCE (eth0, ...)"
     )
-    storage_interfaces: list[Word] | None = Field(
+    storage_interfaces: Words | None = Field(
         default=None, description="network interfaces that carry storage traffic"
     )
     namespace: Word = Field(default="dualpath", description="Kubernetes name space")
@@ -208,6 +218,30 @@ def host(site: Site, pool: str, index: int) -> Value:
             f"all of them, or give one pattern with {{index}}"
         )
     return of_site(site, f"hosts.{pool}", names[index])
+
+
+def check_hosts(site: Site, prefill_nodes: int, decode_nodes: int) -> None:
+    """Raise InputError where two nodes of a plan would have one host, as far as the site names them."""
+    seen: dict[str, str] = {}
+    for pool, count in (("prefill", prefill_nodes), ("decode", decode_nodes)):
+        names = getattr(site.hosts, pool)
+        if isinstance(names, str):
+            names = [names.replace("{index}", str(index)) for index in range(count)]
+            names = (
+                names[:1] if len(set(names)) == 1 else names
+            )  # which `host` refuses with a remedy
+        for index, name in enumerate(names[:count]):
+            node = f"{pool} node {index}"
+            if name in seen:
+                raise InputError(
+                    f"site: hosts: '{name}' is {seen[name]} and {node}; give every node its own host"
+                )
+            seen[name] = node
+
+
+def in_front(site: Site, pool: str, index: int) -> bool:
+    """Tell whether the router or proxy in front runs on a node."""
+    return bool(host(site, pool, index).value == site.hosts.proxy)
 
 
 def bracketed(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from packaging.version import InvalidVersion, Version
@@ -32,8 +32,8 @@ class Bundle:
     files: tuple[File, ...]
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = ()
-    wrapped: Target | None = None
-    """The target whose files these hold, whose steps follow their own."""
+    wrapped: tuple[Target, Asked] | None = None
+    """The target whose files these hold, and what it was asked: its steps follow their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,23 @@ class Asked:
         return {key: part for key, part in document.items() if key not in lacking}, notes
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step for an operator that not every export has. ``when``: whether this one has what it names."""
+
+    text: str
+    when: Callable[[Asked], bool] = field(repr=False)
+
+
+def texts(steps: Sequence[str | Step], asked: Asked | None = None) -> list[str]:
+    """Return steps as Markdown sentences: those of one export, or all."""
+    return [
+        step if isinstance(step, str) else step.text
+        for step in steps
+        if isinstance(step, str) or asked is None or step.when(asked)
+    ]
+
+
 @dataclass(frozen=True)
 class Target:
     """A kind of deployment. One module of ``export/targets`` has one, named ``TARGET``.
@@ -88,9 +105,9 @@ class Target:
     expresses: tuple[str, ...]
     cannot: tuple[str, ...]
     parser: str
-    apply: tuple[str, ...]
-    check: tuple[str, ...]
-    roll_back: tuple[str, ...]
+    apply: tuple[str | Step, ...]
+    check: tuple[str | Step, ...]
+    roll_back: tuple[str | Step, ...]
     build: Callable[[Asked], Bundle] = field(repr=False)
     wraps: bool = False
     """Whether it takes the files of another target."""
@@ -110,6 +127,11 @@ class Target:
             raise InputError(
                 f"target version '{given}' is not a version; give one such as {self.default_version}"
             ) from None
+        if found.epoch:
+            raise InputError(
+                f"target version '{given}' has an epoch, which no version of {self.software} has; give "
+                f"one such as {self.default_version}"
+            )
         if found < Version(self.versions[0]):
             raise InputError(
                 f"target version {given} of {self.name} is older than {self.versions[0]}, the oldest "

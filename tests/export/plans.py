@@ -44,6 +44,8 @@ def with_nodes(data: Any) -> None:
         for kind in data["deployment"]["kinds"]
         for position in kind["positions"]
     ]
+    for pool in ("prefill", "decode"):
+        data[f"{pool}_nodes"] = sum(n["pool"] == pool for n in data["deployment"]["nodes"])
 
 
 def made(target: str, name: str = "deepseek-660b-2p4d", **more: Any) -> Export:

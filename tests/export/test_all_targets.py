@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 import json
 import os
 import re
@@ -20,11 +21,12 @@ from hypothesis import strategies as st
 from app.output import as_read_back
 from dualpath_model.errors import InputError
 from dualpath_model.export import Export, Site, all_targets, export, parse_plan, target_named, write
+from dualpath_model.export.target import texts
 from dualpath_model.scenario import ScenarioSpec, resolve
 from solvers import planner
 from solvers.deployment import plan_document
 from tests.conftest import ROOT
-from tests.export.plans import made, plan_data
+from tests.export.plans import made, plan_data, plan_file
 
 TARGETS = sorted(all_targets())
 EXAMPLES = ("deepseek-660b-2p4d", "heterogeneous", "qwen-32b-1p2d", "recorded-sessions")
@@ -144,7 +146,7 @@ def test_no_name_escapes_its_quotes(
     place = Site.model_validate(
         {
             "model": site,
-            "store": site,
+            "store": f"/{site}",
             "image": site,
             "compute_devices": [site],
             "compute_interfaces": [site],
@@ -206,6 +208,48 @@ def _at(document: Any, pointer: str) -> Any:
         key = part.replace("~1", "/").replace("~0", "~")
         found = found[int(key)] if isinstance(found, list) else found[key]
     return found
+
+
+_FILE = re.compile(r"(?<![-\w/.:])((?:[\w*-]+/)*[\w*-]+\.(?:json|ya?ml|sh|env|conf|yml))\b")
+_THEIRS = {"opensm.conf.before", "prometheus.yml"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["deepseek-660b-2p4d", "heterogeneous", "qwen-32b-1p2d", "pull"])
+def test_steps_name_files_that_are_there(target: str, name: str) -> None:
+    """In every version, whatever an export has left out."""
+    plan = parse_plan(_pull_plan()) if name == "pull" else plan_file(name)
+    kind = target_named(target)
+    for version in kind.versions:
+        found = export(kind, plan, version=version, **wrapped(target))
+        steps = found.files["README.md"].partition("## Apply")[2]
+        there = [file.removeprefix("files/") for file in found.files]
+        for file in _FILE.findall(steps):
+            pattern = re.sub(r"-N\b", "-*", file)
+            assert file in _THEIRS or fnmatch.filter(there, pattern), (version, file)
+        tiers = "".join(text for file, text in found.files.items() if file.endswith(".sh"))
+        if "(p2p)" in steps:
+            assert '"type": "p2p"' in tiers
+
+
+@cache
+def _pull_plan() -> Any:
+    text = (ROOT / "examples" / "qwen-32b-1p2d.yaml").read_text()
+    data = yaml.safe_load(text) | {"framework": "vllm-pull"}
+    scenario = resolve(ScenarioSpec.model_validate(data), ROOT / "examples")
+    return as_read_back(plan_document(scenario, planner.plan(scenario, intervals=False)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_is_assumed_of_the_site_is_listed(target: str, name: str) -> None:
+    found = made(target, name, **wrapped(target))
+    table = found.files["README.md"].partition("## Assumed of your site")[2].partition("\n## ")[0]
+    for file in found.bundle.files:
+        for value in file.values.values():
+            assert value.site or ("assumed" not in value.how and value.origin != "site"), value
+            for field in value.site:
+                assert f"| `{field}` |" in table, (file.name, field)
 
 
 _SAID = ("split", "alpha", "beta", "quota", "Z", "dual values", "read weights", "QoS", "buffers")
@@ -274,7 +318,7 @@ def test_an_operator_is_told_what_to_do(target: str, tmp_path: Path) -> None:
     kind = target_named(target)
     for steps in (kind.apply, kind.check, kind.roll_back, kind.expresses):
         assert steps
-        assert all(step.strip() for step in steps)
+        assert all(step.strip() for step in texts(steps))
     write(made(target, **wrapped(target)), tmp_path / "out")
     scripts = {path.name for path in (tmp_path / "out").rglob("*.sh")}
     runnable = {p.name for p in (tmp_path / "out").rglob("*.sh") if os.access(p, os.X_OK)}

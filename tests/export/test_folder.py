@@ -59,6 +59,15 @@ def test_folders_above_are_made_and_not_left_behind(
     assert (tmp_path / "a" / "b" / "out" / "README.md").is_file()
 
 
+def test_places_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="symbolic link"):
+        write(made("scheduler"), tmp_path / "loop" / "x")
+    for place in (Path("/"), Path("//")):
+        with pytest.raises(InputError, match="a folder that no export wrote"):
+            write(made("scheduler"), place, force=True)
+
+
 def test_versions_beyond_those_looked_at_are_said() -> None:
     assert "is newer than" not in made("sglang").files["README.md"]
     newer = made("sglang", version="9.0").files["README.md"]

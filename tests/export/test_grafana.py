@@ -86,7 +86,7 @@ def test_panels_do_not_overlap_and_have_ids_of_their_own(name: str) -> None:
 
 def test_one_scenario_is_one_dashboard() -> None:
     data = copy.deepcopy(plan_data())
-    data["split"] = 0.5
+    data["split"] = 0.5  # of the same scenario
     other = json.loads(export(target_named("grafana"), parse_plan(data)).files["dashboard.json"])
     assert other["uid"] == dashboard()["uid"]
     assert other["uid"] != dashboard("heterogeneous")["uid"]

@@ -12,6 +12,7 @@ import yaml
 from dualpath_model.errors import InputError
 from dualpath_model.export import Bundle, Site, Target, all_targets, export, target_named
 from dualpath_model.export.documents import File
+from dualpath_model.export.target import Asked, texts
 from dualpath_model.export.targets import kubernetes
 from tests.export.plans import made, plan_file
 
@@ -60,7 +61,8 @@ def test_the_metadata_is_of_plan_and_site() -> None:
 def test_the_readme_goes_on_with_the_wrapped_target() -> None:
     vllm = target_named("vllm")
     text = made("kubernetes", wraps="vllm").files["README.md"]
-    for step in (*vllm.apply, *vllm.check, *vllm.roll_back):
+    asked = Asked(plan_file(), Site(), vllm.default_version)
+    for step in texts((*vllm.apply, *vllm.check, *vllm.roll_back), asked):
         assert step in text
     assert "Then, with the files of `files/`, as for vLLM:" in text
 
@@ -100,13 +102,13 @@ def test_paths_become_keys_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     (document,) = maps(found)
     keys = [key for key in document["data"] if key != "a__b-c.txt"]
     assert keys[0].endswith("-a__b-c.txt")
-    assert f"a/b c.txt has the key {keys[0]}" in found["notes"]
-    assert "a__b-c.txt has" not in found["notes"]
+    assert "1 files have keys without the '/'" in found["notes"]
+    assert f"(a/b c.txt: {keys[0]})" in found["notes"]
 
 
 def test_scripts_lose_their_permission_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     found = around(monkeypatch, File("run.sh", "text", "true\n", executable=True))
-    assert "run.sh: mount with `defaultMode: 0555`" in found["notes"]
+    assert "mount with `defaultMode: 0555`" in found["notes"]
 
 
 def test_what_cannot_be_wrapped() -> None:

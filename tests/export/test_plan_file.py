@@ -75,11 +75,35 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
         (changed(scheduler_parameters=None), InputError, "is not a plan"),
         (changed(split=float("nan")), InputError, "split is nan, which is no number"),
         (changed(deployment__quota_s=float("inf")), InputError, "deployment.quota_s is inf"),
-        (kind_with(gpus=0), InputError, "deployment.kinds.0.gpus is 0, not above 0"),
+        (kind_with(gpus=0), InputError, "deployment.kinds.0.gpus is 0; it must be from 1 to 1e+06"),
         (kind_with(tensor=0), InputError, "deployment.kinds.0.tensor is 0"),
+        (
+            kind_with(beta_tokens=-5),
+            InputError,
+            "kinds.0.beta_tokens is -5.0; it must be from 0 on",
+        ),
+        (kind_with(decode_batch=-5), InputError, "decode_batch is -5.0; it must be above 0"),
+        (kind_with(storage_read_bytes_per_s=1e-300), InputError, "it must be from 1 on"),
+        (changed(split=1.7), InputError, "split is 1.7; it must be from 0 to 1"),
+        (changed(prefill_nodes=99), InputError, "prefill_nodes is 99, but deployment.nodes has 2"),
+        (
+            changed(deployment__ttft_s=-4),
+            InputError,
+            "deployment.ttft_s is -4.0; it must be above 0",
+        ),
+        (
+            changed(deployment__workload__hit_tokens__mean=-5),
+            InputError,
+            "deployment.workload.hit_tokens.mean is -5.0; it must be from 0 to 1e+15",
+        ),
+        (
+            changed(scheduler_parameters__block_tokens=0),
+            InputError,
+            "scheduler_parameters.block_tokens is 0; it must be from 1",
+        ),
         (kind_with(positions=[]), InputError, "deployment.kinds.0.positions is empty"),
         (kind_with(storage_read_bytes_per_s=0), InputError, "storage_read_bytes_per_s is 0"),
-        (kind_with(cnics=0), InputError, "deployment.kinds.0.cnics is 0, not above 0"),
+        (kind_with(cnics=0), InputError, "deployment.kinds.0.cnics is 0; it must be"),
         (kind_with(prefill_tokens_per_s=0.0), InputError, "prefill_tokens_per_s is 0.0"),
         (second_kind(), InputError, "kinds.2.positions has prefill node 0, which is of a kind"),
         (second_kind(positions=[2]), InputError, "nodes lacks prefill node 2, which deployment.k"),
@@ -89,7 +113,7 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
         ([], InputError, "is not a plan"),
         ({"name": "a scenario"}, InputError, "is not a plan"),
     ],
-    ids=range(24),
+    ids=range(32),
 )
 def test_other_data_is_refused_in_a_sentence(
     data: Any, kind: type[DualPathError], words: str

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from dualpath_model.errors import InputError
 from dualpath_model.export import Site, export, parse_plan, target_named
 from dualpath_model.export.targets import _metrics as metrics
 from dualpath_model.export.targets._alert_tests import rendered
@@ -200,9 +199,8 @@ def test_nodes_without_storage_nics_read_through_their_compute_nics() -> None:
     assert metrics.interfaces(plan.deployment, named)[1:] == [f"eth{n}" for n in range(8)]
 
 
-def test_an_empty_list_of_interfaces_is_refused() -> None:
-    with pytest.raises(InputError, match="storage_interfaces is empty"):
-        made("prometheus", site=Site(storage_interfaces=[]))
+def test_interfaces_without_a_site_are_said_to_be_invented() -> None:
+    assert "the interfaces storage0: without" in made("prometheus").files["README.md"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from dualpath_model.errors import InputError
 from dualpath_model.export import Export, PlanFile, Site, export, target_named, write
 from dualpath_model.export.imports.sglang import read
 from dualpath_model.export.imports.skeleton import read_deployment
+from dualpath_model.frameworks import table_named
 from dualpath_model.scenario import load_scenario
+from solvers import plan as planning
 from tests.conftest import ROOT
 from tests.export.plans import made, plan_file
 
@@ -162,6 +164,16 @@ def test_an_llm_with_windows_reads_on_prefill_nodes_alone() -> None:
     assert "hicache-storage-prefetch-policy" not in decode
     assert "enable-hierarchical-cache" in flags(found, "nodes/prefill-0.sh")
     assert "1.68x over Basic is 1.00x" in found.bundle.dropped[0].effect
+
+
+@pytest.mark.parametrize("name", ["deepseek-660b-2p4d", "heterogeneous"])
+def test_the_estimate_is_what_the_planner_says(name: str) -> None:
+    """Of a plan of the paper's paths: reads on both sides, by NICs and by the storage they share."""
+    scenario = load_scenario(ROOT / "examples" / f"{name}.yaml")
+    serving = replace(scenario.serving, table=table_named("sglang"))
+    rate = planning(replace(scenario, serving=serving), intervals=False).throughput_requests_per_s
+    said = made("sglang", name).bundle.dropped[0].effect
+    assert f"at most {rate:.4g} requests/s" in said
 
 
 def test_parts_of_a_node_are_servers_of_their_own() -> None:

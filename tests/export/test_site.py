@@ -40,6 +40,38 @@ def test_bad_hosts(tmp_path: Path, hosts: Any, message: str) -> None:
     assert len(str(found.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"store": "relative/dir"}, "store: 'relative/dir' does not begin with /"),
+        ({"compute_devices": []}, "compute_devices"),
+        ({"storage_interfaces": []}, "storage_interfaces"),
+    ],
+)
+def test_bad_places(tmp_path: Path, data: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [
+        (
+            {"hosts": {"prefill": "p{index}", "decode": ["p0", "x", "y", "z"]}},
+            "'p0' is prefill node 0 and decode node 0",
+        ),
+        (
+            {"hosts": {"prefill": "h{index}", "proxy": "h0"}, "ports": {"proxy": 8000}},
+            "ports.server and ports.proxy meet at 8000 on prefill node 0",
+        ),
+    ],
+)
+def test_hosts_and_ports_of_the_plan(site: Any, message: str) -> None:
+    for target in ("vllm", "sglang"):
+        with pytest.raises(InputError, match=message):
+            made(target, site=Site.model_validate(site))
+
+
 def test_hosts_are_nothing_else(tmp_path: Path) -> None:
     """What would escape quotes in a shell, YAML or a URL is no host."""
 

@@ -352,7 +352,7 @@ def test_many_engines_need_room_for_peers() -> None:
         deployment = data["deployment"]
         kind = next(k for k in deployment["kinds"] if k["pool"] == "decode")
         node = next(n for n in deployment["nodes"] if n["pool"] == "decode")
-        count = 20
+        count = data["decode_nodes"] = 20
         kind["positions"] = list(range(count))
         deployment["nodes"] = [n for n in deployment["nodes"] if n["pool"] == "prefill"]
         parameters = data["scheduler_parameters"]["nodes"]
@@ -503,6 +503,21 @@ def test_the_script_of_one_node_stands_for_all(tmp_path: Path) -> None:
     path = tmp_path / "scenario.yaml"
     path.write_text(yaml.safe_dump(scenario))
     assert planner.plan(load_scenario(path)).throughput_requests_per_s > 0
+
+
+def test_a_container_s_own_entry_point(tmp_path: Path) -> None:
+    config = '{"kv_connector":"NixlConnector","kv_role":"ROLE"}'
+    file = tmp_path / "run.sh"
+    file.write_text(
+        "".join(
+            f"docker run --gpus all vllm/vllm-openai:v0.33.0 --model Qwen/Qwen3-32B -tp 4 "
+            f"--kv-transfer-config '{config.replace('ROLE', role)}'\n"
+            for role in ("kv_producer", "kv_consumer")
+        )
+    )
+    found = read(file)
+    assert found.scenario["llm"] == "qwen3-32b"
+    assert found.scenario["parallelism"]["decode"] == {"tensor": 4}
 
 
 def test_every_node_of_a_deployment_has_its_command(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ _SHORT |= {"-dpa": "--data-parallel-address"}
 _SHORT |= {"-dpn": "--data-parallel-rank", "-pp": "--pipeline-parallel-size"}
 _ANY_HOST = {None, "0.0.0.0", "::", "localhost", "127.0.0.1"}
 _MOST_BYTES = 16_000_000
+_IMAGE = re.compile(r"(\A|/)vllm-openai(\Z|[:@])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,8 @@ def _of_words(where: str, words: list[str], name: str, times: int = 1) -> Iterat
         ),
         None,
     )
+    if start is None:  # `docker run ... vllm/vllm-openai --model ...`: the image's own entry point
+        start = next((place for place, word in enumerate(words) if _IMAGE.search(word)), None)
     if start is None or times == 0:
         return
     flags: dict[str, str] = {}

@@ -205,8 +205,8 @@ def _groups(role: str, workers: list[Worker], found: list[str]) -> Any:
         if worker.kvbm_gb is not None:
             buffer = f"{worker.kvbm_gb * (of_node // worker.tensor):.10g} GB"
             found.append(
-                f"{role} buffer {buffer} of a node: DYN_KVBM_CPU_CACHE_GB {worker.kvbm_gb:g} "
-                f"x {of_node // worker.tensor} engines ({worker.where})"
+                f"{role} buffer {buffer} of a node: DYN_KVBM_CPU_CACHE_GB {worker.kvbm_gb:g} x "
+                f"{of_node // worker.tensor} engines ({worker.where})"
             )
         node = stand_in(of_node, buffer)
         groups.append({"node": node if len(node) > 1 else STAND_IN, "count": count})
@@ -223,8 +223,8 @@ def _parallelism(
     first = workers[0]
     if len({(w.tensor, bool(w.expert)) for w in workers}) > 1:
         missing.append(
-            f"parallelism.{role}: its components differ, a scenario has one; that of {first.where} "
-            "is taken"
+            f"parallelism.{role}: its components differ, a scenario has one; that of "
+            f"{first.where} is taken"
         )
     found.append(
         f"parallelism.{role}.tensor {first.tensor}: --tensor-parallel-size, else 1 ({first.where})"
@@ -232,7 +232,14 @@ def _parallelism(
     if not first.expert:
         return {"tensor": first.tensor}
     # several groups: the narrowest fits all of them
-    expert = min(worker.expert for worker in workers if worker.expert)
+    experts = sorted({worker.expert for worker in workers if worker.expert})
+    expert = experts[0]
+    if len(experts) > 1:
+        missing.append(
+            f"parallelism.{role}.expert: its components have {' and '.join(map(str, experts))}, a "
+            f"scenario has one for a role; {expert} is taken, leave it out for as few GPUs as "
+            "hold the experts"
+        )
     found.append(
         f"parallelism.{role}.expert {expert}: tensor x data parallelism with "
         "--enable-expert-parallel"

@@ -21,9 +21,9 @@ PLANNER_SINCE = {"prefill_min_endpoint": "1.5.0", "decode_min_endpoint": "1.5.0"
 ROUTER_SINCE = "1.3.1"
 CONDITIONAL_SINCE = "1.5.0"
 BETA_HOW = (
-    "beta_s x tokens/s that an engine computes: the router counts the tokens of a prompt that are "
-    "still to be computed (hits are subtracted), for each worker and data-parallel rank; of the "
-    "slowest kind"
+    "beta_s x tokens/s that an engine computes: the router counts the tokens of a prompt that "
+    "are still to be computed (hits are subtracted), for each worker and data-parallel rank; of "
+    "the slowest kind"
 )
 
 
@@ -91,21 +91,27 @@ def planner_by_load(asked: Asked, found: tuple[Worker, ...]) -> tuple[File | Non
             "planner-load.yaml is left out: the plan does not say how many requests decode at once"
         )
         return None, (note,)
-    prefill, decode = (_engines(found, pool) for pool in ("prefill", "decode"))
+    prefill, decode = (
+        sum(worker.replicas for worker in found if worker.pool == pool)
+        for pool in ("prefill", "decode")
+    )
     up = beta(asked)
     held = deployment.workload.prompt_tokens.mean + deployment.workload.output_tokens.mean / 2
     fullest = max(kinds, key=lambda kind: (kind.decode_batch or 0.0) / kind.hbm_tokens)
     batch = fullest.decode_batch or 0.0
     z = asked.plan.scheduler_parameters.z_factor
     rate = min(100.0, 100.0 * z * batch * held / fullest.hbm_tokens)
-    down = "the scale-up threshold x (n - 1) / n: what n - 1 engines take over stays below it"
+    down = (
+        "the scale-up threshold x (n - 1) / n of n workers: what n - 1 take over stays below it; "
+        "0 for one worker, which is never taken away"
+    )
     document: dict[str, Document] = {
         "optimization_target": fixed(
             "load", "only this target of the planner reads the thresholds"
         ),
         "prefill_scale_up_queue_tokens": up,
         "prefill_scale_down_queue_tokens": derived(
-            _one_less(up.value, prefill), down, "tokens", engines=prefill
+            _one_less(up.value, prefill), down, "tokens", workers=prefill
         ),
         "decode_scale_up_kv_rate": derived(
             round(rate, 3),
@@ -121,7 +127,7 @@ def planner_by_load(asked: Asked, found: tuple[Worker, ...]) -> tuple[File | Non
             round(rate * (decode - 1) / decode, 3),
             down,
             "% of the engine's KV-cache",
-            engines=decode,
+            workers=decode,
         ),
     }
     pinned, notes = _pinned(asked, found)
@@ -234,12 +240,8 @@ def _nodes(worker: Worker) -> int:
     return sum(kind.count for kind in worker.kinds)
 
 
-def _engines(found: tuple[Worker, ...], pool: str) -> int:
-    return sum(worker.replicas * worker.data_parallel for worker in found if worker.pool == pool)
-
-
-def _one_less(value: int, engines: int) -> int:
-    return value * (engines - 1) // engines
+def _one_less(value: int, workers: int) -> int:
+    return value * (workers - 1) // workers
 
 
 def _head(asked: Asked, part: str) -> list[str]:

@@ -184,7 +184,12 @@ def _component(asked: Asked, worker: Worker, *, select: bool) -> dict[str, Docum
     args: list[Document] = []
     for flag, value in _flags(asked, worker).items():
         args.append(
-            fixed(flag, value.how if value else "experts are spread over the worker's GPUs")
+            fixed(
+                flag,
+                "flag of the value after it"
+                if value
+                else "experts are spread over the worker's GPUs",
+            )
         )
         args += [value] if value is not None else []
     container = _container(asked, _image(asked, "vllm-runtime"), args, "dynamo.vllm")

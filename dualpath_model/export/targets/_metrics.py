@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dualpath_model.deployment import Deployment, NodeKind
-from dualpath_model.errors import InputError
 from dualpath_model.export.site import Site
 
 SCRAPE_S = 15
@@ -68,18 +67,19 @@ def duration(seconds: float) -> str:
 def interfaces(deployment: Deployment, site: Site) -> list[str]:
     """Return the interfaces that carry storage traffic: the site's, else one assumed for each NIC.
 
-    Nodes without storage NICs read through their compute NICs. Raises InputError for an empty list.
+    Nodes without storage NICs read through their compute NICs.
     """
     if site.storage_interfaces is not None:
-        if not site.storage_interfaces:
-            raise InputError(
-                "site: storage_interfaces is empty; name the interfaces that carry storage traffic, or "
-                "leave the field out"
-            )
         return site.storage_interfaces
     shared = max((kind.cnics for kind in deployment.kinds if not kind.snics), default=0)
     found = [f"storage{n}" for n in range(max(kind.snics for kind in deployment.kinds))]
     return found + (site.compute_interfaces or [f"compute{n}" for n in range(shared)])[:shared]
+
+
+def interface_fields(deployment: Deployment) -> tuple[str, ...]:
+    """Return the fields of the site that :func:`interfaces` looks at."""
+    shared = any(not kind.snics for kind in deployment.kinds)
+    return ("storage_interfaces", *(("compute_interfaces",) if shared else ()))
 
 
 def spoken(nodes: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.errors import InputError
@@ -241,11 +242,9 @@ def command(
     """
     flags: dict[str, Value | None] = {}
     for name, value in _environment(asked, server).items():
-        flags[f"{name}={value.value}"] = Value(
-            True, value.how, value.unit, value.origin, value.inputs
-        )
+        flags[f"{name}={value.value}"] = replace(value, value=True)
     model = of_site(asked.site, "model", asked.site.model or asked.plan.llm)
-    flags["vllm"] = Value(["serve", model.value], model.how, origin=model.origin)
+    flags["vllm"] = replace(model, value=["serve", model.value])
     flags |= _flags(asked, server)
     flags["--kv-transfer-config"] = json_word(config)
     return ("env",), flags

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dualpath_model.export.documents import File
-from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
+from dualpath_model.export.target import (
+    Asked,
+    Bundle,
+    Dropped,
+    Step,
+    Target,
+    no_decode_reads,
+    no_qos,
+)
 from dualpath_model.export.targets import _dynamo_config as config
 from dualpath_model.export.targets import _dynamo_graph as graph
 from dualpath_model.export.targets._break_even import append_threshold, below_threshold
@@ -62,13 +72,28 @@ def _planned(found: tuple[Worker, ...]) -> bool:
     return len({worker.pool for worker in found}) == len(found)
 
 
+def _has_graph(asked: Asked) -> bool:
+    return asked.since(graph.SINCE)
+
+
+def _has_planner(asked: Asked) -> bool:
+    return _planned(workers(asked.deployment))
+
+
+def _scales_by_load(asked: Asked) -> bool:
+    return (
+        _has_planner(asked)
+        and config.planner_by_load(asked, workers(asked.deployment))[0] is not None
+    )
+
+
 def _notes(asked: Asked, found: tuple[Worker, ...], planned: bool) -> list[str]:
     notes = []
     if planned:
         notes.append(
-            "the planner is pinned to the plan: its least workers are the plan's and its GPUs are "
-            "fixed; lower prefill_min_endpoint or decode_min_endpoint to let it move workers to "
-            "the other pool"
+            "the planner is pinned to the plan: its least workers are the plan's and its GPUs "
+            "are fixed; lower prefill_min_endpoint or decode_min_endpoint to let it move workers "
+            "to the other pool"
         )
     else:
         notes.append(
@@ -129,13 +154,19 @@ def _dropped(asked: Asked, found: tuple[Worker, ...]) -> list[Dropped]:
             )
         )
     else:
-        dropped.append(
-            no_decode_reads(
-                plan,
-                "conditional disaggregation moves the whole prefill to the decode engine, not the "
-                "reading of its hits",
-            )
+        entry = no_decode_reads(
+            plan,
+            "conditional disaggregation moves the whole prefill to the decode engine, not the "
+            "reading of its hits",
         )
+        if asked.since(config.CONDITIONAL_SINCE):
+            more = (
+                "; turns whose append is short are prefilled, and read, on decode nodes, which "
+                "these files switch on and the figure does not count: `framework: dynamo` in the "
+                "scenario does"
+            )
+            entry = replace(entry, effect=entry.effect + more)
+        dropped.append(entry)
     alpha = plan.scheduler_parameters.alpha_tokens
     dropped.append(
         Dropped(
@@ -213,23 +244,54 @@ TARGET = Target(
     "kubernetes-validate --strict for each Pod: the operator's resource definition is in no "
     "package",
     apply=(
-        "If there is a label-nodes.sh, run it.",
-        "`kubectl apply -f config.yaml -f graph.yaml`; the operator starts frontend, planner and "
-        "workers.",
-        "Without Kubernetes: source kvbm-*.env on the prefill workers, start the router with "
-        "frontend.sh.",
-        "To scale by beta and Z instead of the SLO, put planner-load.yaml into config.yaml as "
-        "planner.yaml.",
+        Step(
+            "Run label-nodes.sh.",
+            when=lambda asked: (
+                _has_graph(asked)
+                and graph.labels_file(asked, workers(asked.deployment)) is not None
+            ),
+        ),
+        Step(
+            "`kubectl apply -f config.yaml -f graph.yaml`; the operator starts frontend, planner "
+            "and workers.",
+            when=_has_graph,
+        ),
+        Step(
+            "Take the settings into your own graph: this version's operator reads another form "
+            "than these files have.",
+            when=lambda asked: not _has_graph(asked),
+        ),
+        Step(
+            "Without Kubernetes: source kvbm-*.env on the prefill workers.",
+            when=lambda asked: any(k.buffer_bytes for k in asked.deployment.pool("prefill")),
+        ),
+        Step(
+            "Without Kubernetes: start the router with frontend.sh.",
+            when=lambda asked: asked.since(config.ROUTER_SINCE),
+        ),
+        Step(
+            "To scale by beta and Z instead of the SLO, give the planner what planner-load.yaml has in the "
+            "place of planner.yaml.",
+            when=_scales_by_load,
+        ),
     ),
     check=(
-        "`kubectl get dgd -n NAMESPACE`: Ready is True; `kubectl get pods` shows the plan's "
-        "counts.",
-        "The frontend logs `KvRouterConfig initialized` with the thresholds; the planner logs its "
-        "GPU counts.",
-        "A prefill worker logs KVBM's host blocks: blocks x bytes of a block = the buffer.",
+        Step(
+            "`kubectl get dgd -n NAMESPACE`: Ready is True; `kubectl get pods` shows the plan's counts.",
+            when=_has_graph,
+        ),
+        "The frontend logs `KvRouterConfig initialized` with the thresholds.",
+        Step("The planner logs its GPU counts.", when=_has_planner),
+        Step(
+            "A prefill worker logs KVBM's host blocks: blocks x bytes of a block = the buffer.",
+            when=lambda asked: any(k.buffer_bytes for k in asked.deployment.pool("prefill")),
+        ),
     ),
     roll_back=(
-        "`kubectl apply -f` the config.yaml and graph.yaml of before.",
+        Step("`kubectl apply -f` the config.yaml and graph.yaml of before.", when=_has_graph),
+        Step(
+            "Give your own graph the settings of before.", when=lambda asked: not _has_graph(asked)
+        ),
         "`kubectl delete pod` of frontend and planner: they read their settings at start only.",
     ),
     build=build,

@@ -23,7 +23,8 @@ def build(asked: Asked) -> Bundle:
     """Return the wrapped target's files, as they are and in ConfigMaps."""
     inside = _wrapped(asked)
     version = inside.checked_version(asked.wraps_version)
-    inner = inside.build(Asked(asked.plan, asked.site, version))
+    told = Asked(asked.plan, asked.site, version)
+    inner = inside.build(told)
     keys = _keys(inner.files)
     maps = _split(inner.files, keys)
     document = [
@@ -37,22 +38,23 @@ def build(asked: Asked) -> Bundle:
         File(f"files/{file.name}", file.about, file.text, file.values, file.executable)
         for file in inner.files
     )
-    notes = [
-        f"{file.name} has the key {keys[file.name]}: a key has letters, digits, '-', '_' and '.' "
-        "only; mount it with `items` to give it its path back"
-        for file in inner.files
-        if keys[file.name] != file.name
-    ]
-    scripts = [keys[file.name] for file in inner.files if file.executable]
-    if scripts:
+    notes = []
+    renamed = [file.name for file in inner.files if keys[file.name] != file.name]
+    if renamed:
         notes.append(
-            f"{', '.join(scripts)}: mount with `defaultMode: 0555`, or run as `bash FILE`: a "
-            "ConfigMap keeps no permissions"
+            f"{len(renamed)} files have keys without the '/' of their paths, as a key has "
+            f"letters, digits, '-', '_' and '.' only ({renamed[0]}: {keys[renamed[0]]}); mount "
+            "them with `items` to give them their paths back"
+        )
+    if any(file.executable for file in inner.files):
+        notes.append(
+            "scripts (*.sh): mount with `defaultMode: 0555`, or run as `bash FILE`: a ConfigMap "
+            "keeps no permissions"
         )
     if note := inside.not_looked_at(version):
         notes.insert(0, note)
     files = (made, _kustomization(), *kept)
-    return Bundle(files, inner.dropped, (*notes, *inner.notes), wrapped=inside)
+    return Bundle(files, inner.dropped, (*notes, *inner.notes), wrapped=(inside, told))
 
 
 def _wrapped(asked: Asked) -> Target:
@@ -157,8 +159,8 @@ TARGET = Target(
     cannot=("whatever the wrapped target cannot; permissions of scripts",),
     parser="kubernetes-validate --strict, with the schema of Kubernetes' own API",
     apply=(
-        "`kubectl apply --server-side -k .` in this folder (without `--server-side` kubectl keeps "
-        "a copy in an annotation, which holds 256 KiB at most).",
+        "`kubectl apply --server-side -k .` in this folder (without `--server-side` kubectl "
+        "keeps a copy in an annotation, which holds 256 KiB at most).",
         "Mount the ConfigMap into the Pods: `volumes: [{name: config, configMap: {name: NAME}}]`.",
         "Go on with the wrapped target's own steps, which the folder's README has.",
     ),

@@ -162,10 +162,10 @@ def _longest(deployment: Deployment) -> int:
 
 def _store(asked: Asked) -> Value:
     store = asked.site.store
-    if not store.startswith("/") or "," in store:
+    if "," in store:
         raise InputError(
-            f"site: store is '{one_line(store)}', but LMCache's fs plugin takes one folder from / on, "
-            f"and a comma as the start of another; give a path such as /mnt/kv-cache"
+            f"site: store is '{one_line(store)}', but LMCache's fs plugin takes a comma as the start of "
+            f"another folder; give a path without one, such as /mnt/kv-cache"
         )
     return of_site(asked.site, "store")
 

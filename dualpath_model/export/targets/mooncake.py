@@ -235,10 +235,11 @@ TARGET = Target(
     apply=(
         "Start the master on the host that the site's mooncake_master names: "
         "`mooncake_master --config_path=master.json`.",
-        "vLLM: `MOONCAKE_CONFIG_PATH=vllm/prefill.json` and the connector MooncakeStoreConnector.",
-        "SGLang: `--hicache-storage-backend mooncake --hicache-storage-backend-extra-config "
-        "@sglang/prefill.json` and `MOONCAKE_LOCAL_HOSTNAME` of the node.",
-        "Other clients: `MOONCAKE_CONFIG_PATH=clients/prefill-0.json`.",
+        "vLLM: `MOONCAKE_CONFIG_PATH=FILE`, of `vllm/` that of the node's pool (and kind), and the "
+        "connector MooncakeStoreConnector.",
+        "SGLang: `--hicache-storage-backend mooncake --hicache-storage-backend-extra-config @FILE`, of "
+        "`sglang/` that of the node's pool (and kind), and `MOONCAKE_LOCAL_HOSTNAME` of the node.",
+        "Other clients: `MOONCAKE_CONFIG_PATH=FILE`, of `clients/` that of the node.",
     ),
     check=(
         "The master's first log line has `default_kv_lease_ttl` and `rpc_port` of the file.",

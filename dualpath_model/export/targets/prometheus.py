@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dualpath_model.export.documents import File, yaml_file
 from dualpath_model.export.site import bracketed, host, of_fields, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target
@@ -37,11 +39,15 @@ def _rules(asked: Asked, found: tuple[Alert, ...], figures: Figures) -> File:
     recording: list[Document] = [
         {
             "record": fixed(rule.name, "name that the alerts and the dashboard use"),
-            "expr": derived(
-                rule.expression,
-                f"{rule.about}; rates over {metrics.duration(metrics.RATE_S)}, the rest over {window}",
-                rule.unit,
-                interfaces=interfaces,
+            "expr": replace(
+                derived(
+                    rule.expression,
+                    f"{rule.about}; rates over {metrics.duration(metrics.RATE_S)}, the rest over "
+                    f"{window}",
+                    rule.unit,
+                    interfaces=interfaces,
+                ),
+                site=metrics.interface_fields(asked.deployment),
             ),
         }
         for rule in metrics.recorded(asked.deployment, asked.site, figures.window_s)
@@ -171,7 +177,10 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
 
 def _notes(asked: Asked, figures: Figures) -> tuple[str, ...]:
     slo = asked.deployment.ttft_s
+    device = ", ".join(metrics.interfaces(asked.deployment, asked.site))
     return (
+        f"The rules look at the interfaces {device}: without storage_interfaces in the site file these "
+        f"names are invented, and where no NIC is called so every alert on storage stays silent.",
         "node_network_receive_bytes_total does not count RDMA on every NIC; where it stays at 0 while "
         "hits are loaded, put node_infiniband_port_data_received_bytes_total (device: mlx5_0, ...) and "
         "its twin for transmitted bytes into the two recording rules of storage bytes.",

@@ -7,6 +7,7 @@ their ranges are checked here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dualpath_model.deployment import NodeKind
 from dualpath_model.errors import InputError
@@ -169,7 +170,8 @@ def _environment(site: Site) -> dict[str, Value]:
 
 
 def _traffic_class(name: str, dscp: int, carries: str) -> Value:
-    return derived(4 * dscp, f"{carries}: 4 x {name} of the site (assumed unless given)", dscp=dscp)
+    value = derived(4 * dscp, f"{carries}: 4 x {name} of the site", dscp=dscp)
+    return replace(value, site=(name,))
 
 
 def _class(number: int, carries: str, qos: Qos, marks: Mapping[int, Value]) -> dict[str, Value]:

@@ -7,12 +7,13 @@ decode nodes (``decode_hicache_mixin``), but one: see ``_sglang_flags.ATTN_DP_SI
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from dualpath_model.deployment import Deployment
 from dualpath_model.export.documents import File, command_file, json_word, yaml_file
 from dualpath_model.export.plan_file import PlanFile
-from dualpath_model.export.site import bracketed, check_apart, host, of_site, port
+from dualpath_model.export.site import bracketed, check_apart, host, in_front, of_site, port
 from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
 from dualpath_model.export.targets._break_even import worth_reading
 from dualpath_model.export.targets._sglang_flags import (
@@ -61,6 +62,8 @@ def _check_ports(asked: Asked, found: tuple[Server, ...]) -> None:
                 wanted.append(("bootstrap", [server.number]))
             if len(server.positions) > 1 and position == server.positions[0]:
                 wanted.append(("rendezvous", [0]))
+            if server.number == 0 and in_front(asked.site, server.pool, position):
+                wanted.append(("proxy", [0]))
     for node, wanted in nodes.items():
         check_apart(asked.site, node, wanted)
 
@@ -172,17 +175,24 @@ def _both_sides(plan: PlanFile, deployment: Deployment) -> Dropped:
         for pool in (Pool.PREFILL, Pool.DECODE)
     }
     most = min(_read_rate(deployment, pool) for pool in (Pool.PREFILL, Pool.DECODE)) / token
-    rate = min(most, plan.throughput_requests_per_s)
+    rate = min(most, _twice_from_storage(plan), plan.throughput_requests_per_s)
     return Dropped(
         f"split x = {plan.split:.3f}: each hit read once, on the side that has room",
         f"the plan is of framework {deployment.framework}; SGLang reads every hit on both sides, the "
         f"prefill node for its prefill and the decode node for itself",
         f"at the plan's {plan.throughput_requests_per_s:.4g} requests/s storage NICs would be used "
         f"{shares['prefill']:.1%} on prefill and {shares['decode']:.1%} on decode nodes, reads "
-        f"alone; so at most {rate:.4g} requests/s, "
+        f"alone, and what a storage service gives twice as much; so at most {rate:.4g} requests/s, "
         f"{rate / plan.throughput_basic_requests_per_s:.2f}x Basic instead of "
         f"{plan.speedup_over_basic:.2f}x. `framework: sglang` in the scenario plans for it",
     )
+
+
+def _twice_from_storage(plan: PlanFile) -> float:
+    """Return the requests/s at which a storage service that all nodes share gives every hit twice."""
+    used = [u.dual_path for u in plan.utilisation if u.node is None and u.resource == "storage"]
+    most = max(used, default=0.0)
+    return plan.throughput_requests_per_s / (2.0 * most) if most > 0 else math.inf
 
 
 def _read_rate(deployment: Deployment, pool: Pool) -> float:
@@ -332,8 +342,8 @@ TARGET = Target(
         f"Install `sglang` in the version above on every node and `sglang-router=={ROUTER}` in front.",
         "Mount the site's store on every node in the same place.",
         "Start `nodes/prefill-N.sh` and `nodes/decode-N.sh` on their nodes (of a server over several "
-        "nodes all together), or `python -m sglang.launch_server --config config/prefill.yaml` with the "
-        "flags of the node.",
+        "nodes all together), or `python -m sglang.launch_server --config FILE` with that of `config/` "
+        "for the node and the flags of the node.",
         "Wait until each answers `GET /health`, then start `router.sh`.",
     ),
     check=(

@@ -13,8 +13,16 @@ from collections.abc import Sequence
 
 from dualpath_model.deployment import Deployment, NodeKind
 from dualpath_model.export.documents import File, command_file, json_file
-from dualpath_model.export.site import check_apart, of_site, port
-from dualpath_model.export.target import Asked, Bundle, Dropped, Target, no_decode_reads, no_qos
+from dualpath_model.export.site import check_apart, in_front, of_site, port
+from dualpath_model.export.target import (
+    Asked,
+    Bundle,
+    Dropped,
+    Step,
+    Target,
+    no_decode_reads,
+    no_qos,
+)
 from dualpath_model.export.targets import scheduler
 from dualpath_model.export.targets._vllm_layout import Server, servers
 from dualpath_model.export.targets._vllm_routing import routing_document
@@ -101,6 +109,8 @@ def _check_ports(asked: Asked, found: Sequence[Server]) -> None:
             wanted.append(("p2p", engines))
         if server.spans_nodes and server.position == server.head:
             wanted.append(("data_parallel", [0]))
+        if server.number == 0 and in_front(asked.site, server.pool, server.position):
+            wanted.append(("proxy", [0]))
     for node, wanted in nodes.items():
         check_apart(asked.site, node, wanted)
 
@@ -115,8 +125,8 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
         dropped.append(
             no_decode_reads(
                 plan,
-                f"requests have remote_kv_source and kv_load_tiers from vLLM {REMOTE_SOURCE_SINCE} on, "
-                f"these files are for {asked.version}",
+                "requests have remote_kv_source and kv_load_tiers from vLLM "
+                f"{REMOTE_SOURCE_SINCE} on, these files are for {asked.version}",
             )
         )
     if pulls(deployment) and plan.split < 1.0:
@@ -131,8 +141,9 @@ def _dropped(asked: Asked) -> tuple[Dropped, ...]:
         Dropped(
             f"Z = {plan.scheduler_parameters.z_factor:g}, alpha and beta as limits of queues",
             "a server's queue is its own; --max-num-seqs bounds what runs, not what waits",
-            "none with the proxy's live mode, which asks the reference scheduler; in plan mode queues "
-            "follow the weights of routing.json: compare `vllm:num_requests_waiting` of the servers",
+            "none with the proxy's live mode, which asks the reference scheduler; in plan mode "
+            "queues follow the weights of routing.json: compare `vllm:num_requests_waiting` of "
+            "the servers",
         )
     )
     dropped.append(no_qos(plan))
@@ -147,10 +158,10 @@ def _pinned(asked: Asked) -> Dropped:
     held = (1.0 - plan.split) * plan.throughput_requests_per_s * ttl * prompt
     return Dropped(
         f"split x = {plan.split:.3f}: turns whose KV-cache is not kept",
-        "with bidirectional_kv_xfer a decode node keeps the blocks of every turn until they are pulled "
-        "or their time is over; no request can say otherwise",
-        f"the other {1 - plan.split:.0%} of the turns hold up to {held:.3g} tokens of HBM at "
-        f"the plan's rate, {held / room:.0%} of what decode nodes have",
+        "with bidirectional_kv_xfer a decode node keeps the blocks of every turn until they are "
+        "pulled or their time is over; no request can say otherwise",
+        f"the other {1 - plan.split:.0%} of the turns hold up to {held:.3g} tokens of HBM at the "
+        f"plan's rate, {held / room:.0%} of what decode nodes have",
     )
 
 
@@ -164,12 +175,12 @@ def _other_framework(asked: Asked) -> Dropped:
     moved = plan.throughput_requests_per_s * size
     return Dropped(
         f"the paths of framework {deployment.framework}, which the plan is of",
-        "vLLM hands the whole prompt from GPU to GPU after prefill, hits too, and reads through a "
-        "decode node by way of the prefill node's DRAM",
+        "vLLM hands the whole prompt from GPU to GPU after prefill, hits too, and reads through "
+        "a decode node by way of the prefill node's DRAM",
         f"hits of a mean turn ({size:.3g} bytes) cross the compute network once more: {moved:.3g} "
         f"bytes/s at the plan's rate, {moved / rates[0]:.1%} of the prefill and "
-        f"{moved / rates[1]:.1%} of the decode nodes' compute NICs. `framework: vllm` in the scenario "
-        f"plans for it",
+        f"{moved / rates[1]:.1%} of the decode nodes' compute NICs. `framework: vllm` in the "
+        "scenario plans for it",
     )
 
 
@@ -181,8 +192,9 @@ def _layers(deployment: Deployment) -> Dropped:
     return Dropped(
         "layer-wise loading: prefill beside its own loads",
         "OffloadingConnector loads all layers of a request's hits before its prefill",
-        f"up to {min(read_s, compute_s):.3g} s more TTFT of a mean turn: its read takes {read_s:.3g} s "
-        f"with a storage NIC to itself, its prefill {compute_s:.3g} s, one after the other",
+        f"up to {min(read_s, compute_s):.3g} s more TTFT of a mean turn: its read takes "
+        f"{read_s:.3g} s with a storage NIC to itself, its prefill {compute_s:.3g} s, one after "
+        "the other",
     )
 
 
@@ -207,13 +219,15 @@ def _quota(deployment: Deployment) -> Dropped | None:
 def _notes(asked: Asked, found: Sequence[Server]) -> tuple[str, ...]:
     deployment = asked.deployment
     notes = [
-        f"site store {asked.site.store} is the shared folder of the fs tier: mount it on every node in "
-        f"the same place. n_read_threads and n_write_threads are left at vLLM's 16: how many files a "
-        f"storage wants in flight follows from its latency, which the plan does not have",
-        "hosts of the site must resolve to the node's own address there: the p2p tier and Nixl's side "
-        "channel listen on them",
-        "all nodes need the same model name, KV type, block size and hash seed (PYTHONHASHSEED, or none "
-        "set): they name what is stored, and p2p tiers refuse a peer that differs",
+        f"site store {asked.site.store} is the shared folder of the fs tier: mount it on every "
+        "node in the same place. n_read_threads and n_write_threads are left at vLLM's 16: how "
+        "many files a storage wants in flight follows from its latency, which the plan does not "
+        "have",
+        "hosts of the site must resolve to the node's own address there: "
+        f"{'the p2p tier and ' if peers(asked) else ''}Nixl's side channel listens on them",
+        "all nodes need the same model name, KV type, block size and hash seed (PYTHONHASHSEED, "
+        "or none set): they name what is "
+        f"stored{', and p2p tiers refuse others' if peers(asked) else ''}",
         *_buffer_notes(found),
     ]
     if pulls(deployment):
@@ -238,8 +252,9 @@ def _buffer_notes(found: Sequence[Server]) -> list[str]:
     unknown = {s.node: None for s in found if buffer_of_engine(s) is None}
     if unknown:
         notes.append(
-            f"cpu_bytes_to_use is left out on {', '.join(unknown)}: the scenario gives these nodes no "
-            f"`buffer`; vLLM does not start without it, so set `buffer` of the node and export again"
+            f"cpu_bytes_to_use is left out on {', '.join(unknown)}: the scenario gives these "
+            "nodes no `buffer`; vLLM does not start without it, so set `buffer` of the node and "
+            "export again"
         )
     sizes = {s.kind.buffer_bytes for s in found if s.kind.buffer_bytes is not None}
     if sizes:
@@ -253,14 +268,14 @@ def _pull_notes(deployment: Deployment) -> list[str]:
     notes = []
     if blocks_ttl_s(deployment) is None:
         notes.append(
-            "decoder_kv_blocks_ttl is left out: the workload says nothing of think times (all are 0); "
-            "vLLM keeps blocks for 480 s"
+            "decoder_kv_blocks_ttl is left out: the workload says nothing of think times (all "
+            "are 0); vLLM keeps blocks for 480 s"
         )
     slow = [k.name for k in deployment.pool(Pool.PREFILL) if not pull_is_sooner(deployment, k)]
     if slow:
         notes.append(
-            f"kv_recompute_threshold is left out on {', '.join(slow)}: an engine computes a hit token "
-            f"sooner than it is pulled, so no length is worth a pull for time alone"
+            f"kv_recompute_threshold is left out on {', '.join(slow)}: an engine computes a hit "
+            "token sooner than it is pulled, so no length is worth a pull for time alone"
         )
     return notes
 
@@ -268,8 +283,8 @@ def _pull_notes(deployment: Deployment) -> list[str]:
 TARGET = Target(
     name="vllm",
     software="vLLM",
-    about="A `vllm serve` command and a `--kv-transfer-config` for each server, `routing.json` for the "
-    "proxy and `scheduler.json`.",
+    about="A `vllm serve` command and a `--kv-transfer-config` for each server, `routing.json` "
+    "for the proxy and `scheduler.json`.",
     versions=VERSIONS,
     expresses=(
         "roles, tensor, data and expert parallelism, engines of a node",
@@ -286,27 +301,35 @@ TARGET = Target(
         "Z, alpha and beta inside vLLM (the proxy's live mode has them)",
         "QoS weights (see opensm and roce)",
     ),
-    parser="vLLM's own KVTransferConfig; names of connectors, extra keys, tier arguments and flags "
-    "against its source; requests of the proxy by its own request classes",
+    parser="vLLM's own KVTransferConfig; names of connectors, extra keys, tier arguments and "
+    "flags against its source; requests of the proxy by its own request classes",
     apply=(
         "Install `vllm` in the version above and `nixl` on every node; mount the site's store there.",
-        "Run `nodes/prefill-N.sh` and `nodes/decode-N.sh` on their nodes; those of a deployment over "
-        "several nodes together.",
+        "Run `nodes/prefill-N.sh` and `nodes/decode-N.sh` on their nodes; those of a deployment "
+        "over several nodes together.",
         "Wait until each server answers `GET /health`.",
-        "On the site's proxy host, with `dualpath-model`, `httpx` and `uvicorn` installed, start the "
-        "proxy in this folder: `PYTHONPATH=CHECKOUT ./proxy.sh`, where CHECKOUT is the toolkit's source "
-        "(`--mode live` instead of `plan` for the reference scheduler).",
+        "On the site's proxy host, with `dualpath-model`, `httpx` and `uvicorn` installed, start "
+        "the proxy in this folder: `PYTHONPATH=CHECKOUT ./proxy.sh`, where CHECKOUT is the "
+        "toolkit's source (`--mode live` instead of `plan` for the reference scheduler).",
     ),
     check=(
-        "The log of each engine says `Created secondary tier #0 (p2p)` and `Created "
-        "TieringOffloadingManager` with its number of chunks.",
-        "`vllm:kv_offload_tiering_read_bytes` with tier p2p grows on prefill nodes, with fs on both.",
-        "`GET /metrics` of the proxy: `dualpath_proxy_split` is near the plan's x after some hundred "
-        "sessions.",
+        "The log of each engine says `Created TieringOffloadingManager` with its number of chunks.",
+        Step("It also says `Created secondary tier #0 (p2p)`.", when=peers),
+        Step(
+            "`vllm:kv_offload_tiering_read_bytes` with tier p2p grows on prefill nodes, with fs on "
+            "both.",
+            when=peers,
+        ),
+        Step(
+            "`vllm:kv_offload_tiering_read_bytes` with tier fs grows on prefill nodes.",
+            when=lambda asked: not peers(asked),
+        ),
+        "`GET /metrics` of the proxy: `dualpath_proxy_split` is near the plan's x after some "
+        "hundred sessions.",
     ),
     roll_back=(
-        "Point clients at the proxy of before, drain these servers and start them with the files of the "
-        "export before.",
+        "Point clients at the proxy of before, drain these servers and start them with the files "
+        "of the export before.",
         "`--split 0` at the proxy alone stops reads through decode nodes; nothing else need change.",
         "What is in the store stays valid if model name, block size, KV type and layout are the same.",
     ),
