@@ -270,8 +270,8 @@ TARGET = Target(
             when=lambda asked: asked.since(config.ROUTER_SINCE),
         ),
         Step(
-            "To scale by beta and Z instead of the SLO, give the planner what planner-load.yaml has in the "
-            "place of planner.yaml.",
+            "To scale by beta and Z instead of the SLO, give the planner what planner-load.yaml has, in "
+            "the place of planner.yaml.",
             when=_scales_by_load,
         ),
     ),
