@@ -21,6 +21,7 @@ test: $(STAMP)
 	$(BIN)/dualpath simulate deepseek-660b-2p4d --agents 2 --policy basic > /dev/null; wait
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not exports and not clusters"  # without counting lines, which triples their time
 	$(MAKE) test-exports
+	$(MAKE) test-clusters
 
 # Studies on real Dask and Ray clusters of this machine, and with killed workers and drivers.
 test-clusters: $(STAMP)
@@ -40,7 +41,7 @@ docs: $(STAMP)
 	$(BIN)/python -m docs.generate
 
 benchmarks: $(STAMP)
-	for name in closed_form linear_program cold_start trace_reading scheduler simulator policies calibration dashboard; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in closed_form linear_program cold_start trace_reading scheduler simulator policies calibration dashboard studies fleet; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # Reinstalled only when the project's own requirements change.
 $(STAMP): pyproject.toml constraints.txt
