@@ -74,11 +74,14 @@ def _of_fleet(question: Question) -> Iterator[Requirement]:
             f"at most {limits.kinds_per_role} kind{'s' * (limits.kinds_per_role != 1)} in a role "
             f"(limits.kinds_per_role)",
         ),
+        ("places", f"kinds of {limits.places} place{'s' * (limits.places != 1)} (limits.places)"),
         ("racks", f"{limits.racks} racks (limits.racks)"),
         ("nodes", f"{limits.nodes} nodes (limits.nodes)"),
         ("power_kw", f"{limits.power_kw} kW (limits.power_kw)"),
         ("budget", f"{limits.budget} USD/h (limits.budget_usd_per_hour)"),
     ):
+        if field == "places" and len({kind.place for kind in question.kinds} - {None}) < 2:
+            continue
         if getattr(limits, field) is not None:
             yield Requirement(words, _without_limit(field))
     for k, rate in enumerate(question.fixed.tolist()):

@@ -216,6 +216,8 @@ def _limits(question: Question, built: Built) -> None:
         for p in range(len(POOLS)):
             counts, most = ([row[p : p + 1] for row in rows] for rows in (built.count, built.most))
             _few_kinds(built, counts, most, limits.kinds_per_role)
+    if limits.places is not None:
+        _few_places(question, built, limits.places)
 
 
 def _few_racks(question: Question, built: Built, most_racks: int) -> None:
@@ -242,6 +244,22 @@ def _few_kinds(built: Built, counts: list[Any], mosts: list[Any], most_kinds: in
         for count, bound in counted:
             built.model += count <= bound * used[-1]
     built.model += pulp.lpSum(used) <= most_kinds
+
+
+def _few_places(question: Question, built: Built, most_places: int) -> None:
+    """Add: nodes of kinds with a place stand in few places."""
+    import pulp
+
+    places = dict.fromkeys(kind.place for kind in question.kinds if kind.place is not None)
+    if len(places) <= most_places:
+        return
+    used = {place: built.fresh("place", cat="Binary") for place in places}
+    for kind, counts, most in zip(question.kinds, built.count, built.most, strict=True):
+        if kind.place is not None:
+            for count, bound in zip(counts, most, strict=True):
+                if not isinstance(count, int):
+                    built.model += count <= bound * used[kind.place]
+    built.model += pulp.lpSum(used.values()) <= most_places
 
 
 def _impossible(built: Built) -> None:

@@ -56,6 +56,7 @@ class Kind:
     maximum: int | None = None
     power_kw: float | None = None
     per_rack: int | None = None
+    place: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Limits:
     kinds: int | None = None
     survive: int = 0
     kinds_per_role: int | None = None
+    places: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ def question_of(spec: FleetSpec, base_dir: Path, document: Document | None = Non
             limits.kinds,
             limits.survive,
             limits.kinds_per_role,
+            limits.places,
         ),
     )
 
@@ -270,6 +273,7 @@ def _kind(spec: KindSpec, index: int, base_dir: Path, document: Document | None)
         maximum=spec.maximum,
         power_kw=spec.power_kw,
         per_rack=spec.nodes_per_rack,
+        place=spec.place,
     )
 
 

@@ -68,6 +68,10 @@ class KindSpec(_Spec):
     maximum: Nodes | None = Field(default=None, description="at most so many, owned ones included")
     power_kw: Positive | None = None
     nodes_per_rack: Annotated[int, Field(ge=1, le=10_000, strict=True)] | None = None
+    place: Name | None = Field(
+        default=None,
+        description="the cloud, region or hall where it can be had; left out: wherever the others are",
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> KindSpec:
@@ -105,6 +109,10 @@ class LimitsSpec(_Spec):
     )
     kinds_per_role: Annotated[int, Field(ge=1, le=MOST_KINDS, strict=True)] | None = Field(
         default=None, description="at most so many different kinds in the same pool"
+    )
+    places: Annotated[int, Field(ge=1, le=MOST_KINDS, strict=True)] | None = Field(
+        default=1,
+        description="kinds of at most so many places are used together: KV-cache is handed over by RDMA",
     )
     survive: Annotated[int, Field(ge=0, le=MOST_LOST, strict=True)] = Field(
         default=0, description="any so many nodes lost, and everything is still served"

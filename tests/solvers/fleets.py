@@ -55,6 +55,7 @@ def random_question(seed: int) -> Question:
                 "maximum": int(draw.integers(2, 5 if number == 2 else 4)),
                 "power_kw": round(float(draw.uniform(6, 15)), 1),
                 "nodes_per_rack": int(draw.integers(1, 4)),
+                "place": [None, None, "here", "there"][seed * (index + 3) % 4],
                 "roles": [["prefill", "decode"], ["prefill", "decode"], ["prefill"], ["decode"]][
                     int(draw.integers(0, 4))
                 ]
@@ -123,6 +124,11 @@ def _within(asked: Question, counts: Counts) -> bool:
         and (limits.racks is None or racks <= limits.racks)
         and (
             limits.kinds_per_role is None or (counts > 0).sum(axis=0).max() <= limits.kinds_per_role
+        )
+        and (
+            limits.places is None
+            or len({k.place for k, n in zip(asked.kinds, totals, strict=True) if n and k.place})
+            <= limits.places
         )
         and (limits.kinds is None or sum(n > 0 for n in totals) <= limits.kinds)
     )
