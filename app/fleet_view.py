@@ -25,7 +25,12 @@ WITHOUT_HEADS = ("without", "fleet (prefill + decode)", "USD/h", "dearer by")
 HOURS_A_MONTH = 730.0
 TRIED_HEADS = ("case", "nodes lost", "within the SLO", "mean TTFT", "mean TPOT")
 WORTH_HEADS = ("change", "decides", "worth")
-POINT_HEADS = ("fleet (prefill + decode)", "USD/h", "requests/s", "USD per million requests")
+POINT_HEADS = (
+    "fleet (prefill + decode)",
+    "USD/h",
+    "requests/s today",
+    "USD per million of today's requests",
+)
 
 
 def money(amount: float) -> str:

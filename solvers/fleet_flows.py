@@ -48,9 +48,10 @@ def serve(
     fixed = what.factors * question.fixed
     scale = np.where(share + fixed > 0, share + fixed, ones)  # a flow of 1 is a class's whole rate
     flows: dict[tuple[int, int, int], Any] = {}
+    floor = _left_of(question, wish.floor, loss)
     chosen = [
         o
-        for o in available(uses, wish.floor)
+        for o in available(uses, floor)
         if built.most[uses.options[o].kind][POOLS.index(uses.options[o].pool)]
     ]
     classes, paths = range(len(ones)), range(PATHS if uses.decode_reads else 1)
@@ -59,7 +60,7 @@ def serve(
             for q in paths:
                 flows[o, k, q] = built.fresh("flow", lowBound=0.0)
     for p in range(len(POOLS)):
-        _pool_rows(question, uses, built, wish, case, loss, p, chosen, flows, scale, degrees)
+        _pool_rows(question, uses, built, floor, case, loss, p, chosen, flows, scale, degrees)
     sides = [[o for o in chosen if uses.options[o].pool is pool] for pool in POOLS]
     for k in classes:
         for q in paths:
@@ -80,11 +81,19 @@ def serve(
             model += pulp.lpSum(used) <= 1.0
 
 
+def _left_of(question: Question, floor: tuple[int, int], loss: Loss) -> tuple[int, int]:
+    """Return the GPUs that each pool surely has after a loss."""
+    left = list(floor)
+    for kind, pool, nodes in loss:
+        left[pool] -= nodes * question.kinds[kind].node.gpus
+    return max(0, left[0]), max(0, left[1])
+
+
 def _taking_part(
     question: Question,
     uses: Uses,
     built: Built,
-    wish: Wish,
+    floor: tuple[int, int],
     lost_here: Loss,
     p: int,
     there: dict[int, Any],
@@ -100,7 +109,7 @@ def _taking_part(
     asked = []
     for i in list(there):
         least = uses.options[uses.of(i, POOLS[p])[0]].least_gpus
-        if least <= wish.floor[p]:
+        if least <= floor[p]:
             continue
         known = built.part.get((lost_here, i, p))
         if known is None:
@@ -123,7 +132,7 @@ def _pool_rows(
     question: Question,
     uses: Uses,
     built: Built,
-    wish: Wish,
+    floor: tuple[int, int],
     case: int,
     loss: Loss,
     p: int,
@@ -142,13 +151,13 @@ def _pool_rows(
         gone = sum(nodes for kind, pool, nodes in loss if (kind, pool) == (i, p))
         there[i] = built.count[i][p] - sum(built.left[i, p][:gone]) if gone else built.count[i][p]
     lost_here = tuple(part for part in loss if part[1] == p)
-    gpus = _taking_part(question, uses, built, wish, lost_here, p, there)
+    gpus = _taking_part(question, uses, built, floor, lost_here, p, there)
     for i, count in there.items():
         options = [o for o in mine if uses.options[o].kind == i]
         capacity: dict[int, Any] = {}
         for o in options:
             least = uses.options[o].least_gpus
-            if least <= wish.floor[p]:
+            if least <= floor[p]:
                 capacity[o] = count
                 continue
             key = (lost_here, p, least)

@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from typing import Any, Protocol
 
 from dualpath_model.errors import InputError
@@ -194,22 +195,23 @@ class _Dask:
             if not there:
                 raise InputError(f"engine '{text}' has no workers; start some, and run again")
             self.workers = min(there, workers or there)
-            self._work = self._client.scatter(work, broadcast=True, hash=False)
+            self._work = work  # a few kB, sent with every piece: what a worker keeps dies with it
         except BaseException:
             self._client.close(timeout=2)
             raise
 
     def submit(self, piece: Range) -> None:
-        future = self._client.submit(evaluate, self._work, *piece, pure=False)
+        try:
+            future = self._client.submit(evaluate, self._work, *piece, pure=False)
+        except OSError as error:
+            raise self._away() from error
         self._running[future] = piece
 
     def finished(self, timeout_s: float) -> list[tuple[Range, Outcome]]:
         if self._client.status not in ("running", "connecting"):
-            raise InputError(
-                f"engine '{self._text}' went away; finished points are kept, so run again when it is "
-                f"back"
-            )
-        with contextlib.suppress(TimeoutError), self._client.as_current():
+            raise self._away()
+        # cancelled ones are told apart below
+        with contextlib.suppress(TimeoutError, CancelledError), self._client.as_current():
             self._dask.wait(list(self._running), timeout=timeout_s, return_when="FIRST_COMPLETED")
         found: list[tuple[Range, Outcome]] = []
         for future in [f for f in self._running if f.status != "pending"]:
@@ -217,8 +219,17 @@ class _Dask:
                 outcome = self._outcome(future)
             except TimeoutError:  # its worker died after it had ended; Dask does it again
                 continue
+            except CancelledError:
+                outcome = WorkerDiedError("the cluster dropped it")
+            except OSError as error:
+                raise self._away() from error
             found.append((self._running.pop(future), outcome))
         return found
+
+    def _away(self) -> InputError:
+        return InputError(
+            f"engine '{self._text}' went away; finished points are kept, so run again when it is back"
+        )
 
     def _outcome(self, future: Any) -> Outcome:
         if future.status == "finished":

@@ -93,8 +93,9 @@ def opened(path: Path, work: Work, asked: dict[str, Any]) -> Iterator[Store]:
             left.unlink(missing_ok=True)
         if manifest.exists():
             _check_same(path, read_manifest(path), asked)
-        else:
-            _write(manifest, (json.dumps(asked, indent=1) + "\n").encode(), path)
+        content = (json.dumps(asked, indent=1) + "\n").encode()
+        if new or manifest.read_bytes() != content:  # its name or what is best may have changed
+            _write(manifest, content, path)
         yield Store(path, asked)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,7 +117,11 @@ def evaluate(work: Work, start: int, stop: int) -> Done:
 
 
 def _prepared(work: Work) -> Work:
-    key = f"{work.content} {work.spec.model_dump_json()}"
+    # a cluster's workers outlive a study: the next one may differ in its base alone
+    base = json.dumps(work.base, sort_keys=True, default=str)
+    key = " ".join(
+        (work.content, work.base_file, work.study_file, work.spec.model_dump_json(), base)
+    )
     if key not in _ready:
         if work.toolkit != dualpath_model.__version__:
             raise InputError(

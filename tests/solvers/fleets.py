@@ -44,6 +44,7 @@ def random_question(seed: int) -> Question:
     kinds = []
     for index, base in enumerate(draw.permutation(bases)[:number].tolist()):
         owned = int(draw.integers(0, 3)) if draw.random() < 0.4 else 0
+        most = int(draw.integers(2, 5 if number == 2 else 4))
         kinds.append(
             {
                 "node": {"base": base, "snics": int(draw.integers(1, 4))},
@@ -51,8 +52,8 @@ def random_question(seed: int) -> Question:
                 "price_usd_per_hour": round(float(draw.uniform(20, 120)), 2),
                 "owned": owned,
                 "owned_price_usd_per_hour": round(float(draw.uniform(0, 20)), 2),
-                "minimum": int(draw.random() < 0.15),
-                "maximum": int(draw.integers(2, 5 if number == 2 else 4)),
+                "minimum": min(most, int(draw.choice([0, 0, 0, 0, 1, 3]))),
+                "maximum": most,
                 "power_kw": round(float(draw.uniform(6, 15)), 1),
                 "nodes_per_rack": int(draw.integers(1, 4)),
                 "place": [None, None, "here", "there"][seed * (index + 3) % 4],

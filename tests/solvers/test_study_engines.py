@@ -255,6 +255,22 @@ def test_a_dask_cluster_gives_the_same_bytes_though_a_worker_is_killed(
 
 
 @pytest.mark.xdist_group("studies")
+def test_all_workers_of_a_dask_cluster_may_be_killed(
+    long: tuple[Path, bytes], tmp_path: Path
+) -> None:
+    """Their nannies start others, which know nothing of the study until a piece tells them."""
+    out = tmp_path / "out"
+    with dask_cluster(tmp_path) as (engine, cluster):
+        process = started(long[0], out, "--engine", engine)
+        for child in cluster.children(recursive=True):
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        ended(process)
+    every_point_once(out, 1200)
+    assert (out / RESULTS).read_bytes() == long[1]
+
+
+@pytest.mark.xdist_group("studies")
 def test_a_ray_started_here_gives_the_same_bytes_though_a_worker_is_killed(
     long: tuple[Path, bytes], tmp_path: Path
 ) -> None:

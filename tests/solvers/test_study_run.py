@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dualpath_model.errors import InputError
+from solvers import study_work
 from solvers.study import Study, load_study, read_study, run_study
 from solvers.study_engines import Outcome, WorkerDiedError
 from solvers.study_run import drive
-from solvers.study_store import POINTS, RESULTS, Range, opened
+from solvers.study_store import MANIFEST, POINTS, RESULTS, Range, opened
 from solvers.study_work import Done, evaluate
 from tests.solvers.studies import GRID, made, write
 
@@ -188,3 +191,26 @@ def test_places_that_cannot_be_folders_are_refused(tmp_path: Path) -> None:
         run_study(study, tmp_path / "study.yaml")
     with pytest.raises(InputError, match=r"cannot be written|does not exist"):
         run_study(study, Path("/proc/out"))
+
+
+def test_a_worker_that_lives_on_answers_the_next_study(tmp_path: Path) -> None:
+    """Workers of a cluster have answered others before: one that differs in its base's SLO alone."""
+    base = yaml.safe_load(Path(GRID["base"]).read_text())
+    spec = {**GRID, "base": "base.yaml", "axes": {"cluster.decode.count": [4, 5]}, "method": "LP"}
+    found = []
+    for tpot in ("50 ms", "12 ms"):
+        write(tmp_path, base | {"slo": {"ttft": "4 s", "tpot": tpot}}, "base.yaml")
+        work = made(tmp_path, spec).work
+        here = evaluate(work, 0, 2).parquet
+        study_work._ready.clear()
+        assert evaluate(work, 0, 2).parquet == here
+        found.append(here)
+    assert found[0] != found[1]
+
+
+def test_what_is_best_may_change_without_another_study(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_study(made(tmp_path, GRID), out, workers=1)
+    other = {**GRID, "name": "renamed", "best": {"speedup_over_basic": "highest"}}
+    run_study(made(tmp_path, other), out, workers=1)
+    assert json.loads((out / MANIFEST).read_text())["name"] == "renamed"
