@@ -8,25 +8,25 @@ from app import fleet_view as view
 from solvers.fleet import Fleet
 
 NODES = (
-    "A node is one server with its GPUs. Prefill nodes read prompts and compute their new part, decode "
-    "nodes write the answers; prices are an hour's, bought or rented nodes at list price."
+    "A node is one server with its GPUs. Prefill nodes read prompts and compute their new part, "
+    "decode nodes write the answers; prices are an hour's, bought or rented nodes at list price."
 )
 BREAKS = (
-    "One figure at a time is made worse until this fleet can no longer serve what is asked for in time, "
-    "the others staying as foreseen. By the planning model with its measured margins; the search stops "
-    "at 16 times the forecast."
+    "One figure at a time is made worse until this fleet can no longer serve what is asked for "
+    "in time, the others staying as foreseen. By the planning model with the fleet file's "
+    "margins; the search stops at 16 times the forecast."
 )
 NEXT = (
-    "The cheapest nodes to add to this fleet if traffic grows. Negative counts: nodes that change "
-    "their role, from prefill to decode or back."
+    "The cheapest nodes to add to this fleet if traffic grows. Negative counts: nodes that "
+    "change their role, from prefill to decode or back."
 )
 FRONT = (
     "Each step is the fleet that serves most for its money, under the same forecast, margins and "
     "failures; left of or above the line there is none."
 )
 PROMISES = (
-    "Requests a second. The planning model (a linear program, LP) knows rates and means, not queues, so "
-    "it promises more than is served in time; 'within the SLO' is what counts here."
+    "Requests a second. The planning model (a linear program, LP) knows rates and means, not "
+    "queues, so it promises more than is served in time; 'within the SLO' is what counts here."
 )
 WORTH = "Every requirement is loosened by one step and the fleet is found again."
 
@@ -37,8 +37,8 @@ GLOSSARY = (
     ("token", "a piece of a word; LLMs read and write these"),
     (
         "context, hit rate",
-        "what a prompt repeats from earlier turns; its share of the prompt. Its intermediate results "
-        "(KV-cache) are read back from storage in place of being computed again",
+        "what a prompt repeats from earlier turns; its share of the prompt. Its intermediate "
+        "results (KV-cache) are read back from storage in place of being computed again",
     ),
     ("TTFT", "time to first token: how long a turn waits before its answer begins"),
     ("TPOT", "time per output token: how fast the answer is written after that"),
@@ -70,8 +70,8 @@ def _what(fleet: Fleet) -> str:
         for pool, words in (("prefill", "prompts (prefill)"), ("decode", "answers (decode)"))
     )
     cost = (
-        f"{view.money(fleet.cost_usd_per_hour)} USD an hour, "
-        f"{view.month_cost(fleet):,.0f} USD a month"
+        f"{view.money(fleet.cost_usd_per_hour)} USD an hour, {view.month_cost(fleet):,.0f} USD a "
+        "month"
     )
     turns, sessions = view.per_thousand(fleet)
     each = "" if math.isnan(turns) else f" ({turns:,.2f} USD for 1,000 turns"
@@ -88,8 +88,8 @@ def _whether(fleet: Fleet) -> str:
         open_now = traffic.sessions_per_s * traffic.session_s
         served += f" (about {_round(open_now):,} sessions under way at any time)"
     promise = (
-        f"a first token within {traffic.slo_ttft_s:g} s and {traffic.slo_tpot_s * 1e3:g} ms for each "
-        f"further one, on average"
+        f"a first token within {traffic.slo_ttft_s:g} s and {traffic.slo_tpot_s * 1e3:g} ms for "
+        "each further one, on average"
     )
     others = [one.case for one in fleet.promises[1:]]
     also = f", and also if {_listed(others, 'or')} comes true" if others else ""
@@ -112,8 +112,8 @@ def _whether(fleet: Fleet) -> str:
         one.case + (f" without {one.loss}" if one.loss else "") for one in tried if not one.holds
     ]
     return (
-        f"It is to serve {served} with {promise}, but in simulation it does not in "
-        f"{len(missed)} of {len(tried)} runs ({_listed(missed, 'and')}): do not sign yet."
+        f"It is to serve {served} with {promise}, but in simulation it does not in {len(missed)} "
+        f"of {len(tried)} runs ({_listed(missed, 'and')}): do not sign yet."
     )
 
 
@@ -133,7 +133,7 @@ def _how_safe(fleet: Fleet) -> str:
         if one.figure == "hit_rate" and factor > 0:
             rate = fleet.traffic.hit_rate
             parts.append(
-                f"a hit rate (what a prompt repeats and need not be computed again) of "
+                "a hit rate (what a prompt repeats and need not be computed again) of "
                 f"{factor * rate:.1%} in place of {rate:.1%}"
             )
     lost = f"With {view.nodes_words(fleet.survive)} down it" if fleet.survive else "It"
@@ -212,24 +212,25 @@ def failure(fleet: Fleet) -> str:
     """Say what happens when nodes fail."""
     if not fleet.survive:
         return (
-            "Nothing is held in reserve: with a node down, turns wait longer than promised, or are "
-            "turned away. limits.survive in the fleet file asks for a reserve."
+            "Nothing is held in reserve: with a node down, turns wait longer than promised, or "
+            "are turned away. limits.survive in the fleet file asks for a reserve."
         )
     hardest = min(fleet.promises, key=lambda one: one.after_loss / one.asked if one.asked else 9e9)
     lost = [one for one in fleet.simulation.tried if one.loss]
+    kept = hardest.after_loss >= hardest.asked * (1.0 - 1e-6)
     said = (
-        f"Any {view.nodes_words(fleet.survive)} may be down and everything is still served in time. The "
-        f"worst loss is {hardest.worst_loss}: in the case '{hardest.case}' "
-        f"{hardest.after_loss:,.1f} turns a second are then served in time where "
-        f"{hardest.asked:,.1f} are asked for."
+        f"Any {view.nodes_words(fleet.survive)} may be down and everything is "
+        f"{'still' if kept else 'NOT'} served in time. The worst loss is {hardest.worst_loss}: in "
+        f"the case '{hardest.case}' {hardest.after_loss:,.1f} turns a second are then served in "
+        f"time where {hardest.asked:,.1f} are asked for."
     )
     if lost:
         slowest = max(lost, key=lambda one: one.ttft_s)
         good = sum(one.holds for one in lost)
         waits = "overloaded" if math.isinf(slowest.ttft_s) else f"a TTFT of {slowest.ttft_s:.2f} s"
         said += (
-            f" {good} of {len(lost)} simulated failures kept the promise; the slowest ({slowest.loss}, "
-            f"'{slowest.case}') had {waits}."
+            f" {good} of {len(lost)} simulated failures kept the promise; the slowest "
+            f"({slowest.loss}, '{slowest.case}') had {waits}."
         )
     return said + (
         " What is in flight on a failed node is lost and starts again; that moment is not simulated."
@@ -240,21 +241,24 @@ def assumptions(fleet: Fleet) -> list[str]:
     """Say what the plan rests on."""
     traffic = fleet.traffic
     said = [
-        f"Traffic: {'; '.join(traffic.sources)}: {traffic.prompt_tokens:,.0f} tokens a prompt, of which "
-        f"{traffic.hit_rate:.1%} were there before, and {traffic.output_tokens:,.0f} generated.",
-        f"The LLM is {traffic.llm}. Machines and list prices are the catalog's, with source and date of "
-        f"each (dualpath_model/catalog/nodes.yaml), or those of the fleet file. Discounts, network, "
-        f"storage and staff are not in them.",
+        f"Traffic: {'; '.join(traffic.sources)}: {traffic.prompt_tokens:,.0f} tokens a prompt, of "
+        f"which {traffic.hit_rate:.1%} were there before, and {traffic.output_tokens:,.0f} "
+        "generated.",
+        f"The LLM is {traffic.llm}. Machines and list prices are the catalog's, with source and "
+        "date of each (dualpath_model/catalog/nodes.yaml), or those of the fleet file. "
+        "Discounts, network, storage and staff are not in them.",
         "Rates are shares of the data sheets from public measurements "
-        "(dualpath_model/catalog/efficiencies.yaml): measure your own with `dualpath calibrate run`.",
-        "Sessions begin at random and independently (Poisson); the SLO is held against means, so single "
-        "turns wait longer.",
-        "Costs for 1,000 turns and sessions are those of a fleet that runs around the clock at the "
-        "forecast's rate; a fleet that idles at night costs more for each.",
+        "(dualpath_model/catalog/efficiencies.yaml): measure your own with `dualpath calibrate "
+        "run`.",
+        "Sessions begin at random and independently (Poisson); the SLO is held against means, so "
+        "single turns wait longer.",
+        "Costs for 1,000 turns and sessions are those of a fleet that runs around the clock at "
+        "the forecast's rate; a fleet that idles at night costs more for each.",
     ]
     if fleet.simulation.tried:
         said.append(
-            "The simulator follows every turn through storage, network and GPUs; what engines add to "
-            "each step is fitted to the paper's cluster (docs/simulator.md), not measured here."
+            "The simulator follows every turn through storage, network and GPUs; what engines "
+            "add to each step is fitted to the paper's cluster (docs/simulator.md), not measured "
+            "here."
         )
     return said

@@ -234,8 +234,9 @@ def purchase_rows(fleet: Fleet) -> list[tuple[str, ...]]:
     return [
         (
             f"{one.growth - 1.0:.0%} more traffic",
-            counts_words(one.counts) or "nothing",
-            money(one.cost),
+            counts_words(one.counts)
+            or ("no fleet within the limits" if math.isinf(one.cost) else "nothing"),
+            "" if math.isinf(one.cost) else money(one.cost),
         )
         for one in fleet.outlook.purchases
     ]

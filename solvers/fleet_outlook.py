@@ -46,7 +46,7 @@ class Purchase:
     """Nodes to add to the fleet for ``growth`` times the rate, by kind: prefill and decode.
 
     None of the fleet's nodes is given back, but one may change its role: then a count is negative.
-    ``cost``: USD/h more.
+    ``cost``: USD/h more; inf: no fleet within the limits.
     """
 
     growth: float
@@ -184,9 +184,11 @@ def _purchases(question: Question, uses: Uses, found: Found, effort: Effort) -> 
             fixed=growth * question.fixed,
         )
         more = _cheapest(asked, uses, effort)
-        if more is not None:
-            added = named(question, more.counts - found.counts)
-            yield Purchase(growth, added, more.cost - found.cost)
+        if more is None:
+            yield Purchase(growth, {}, math.inf)
+            continue
+        added = named(question, more.counts - found.counts)
+        yield Purchase(growth, added, more.cost - found.cost)
 
 
 def _without(question: Question, uses: Uses, found: Found, effort: Effort) -> Iterator[Without]:

@@ -223,7 +223,8 @@ def _target(
 def _range(name: str, paths: tuple[Parts, ...], kind: Kind, given: RangeSpec, where: str) -> Axis:
     low, high = (kind.number(end, where) for end in (given.start, given.to))
     if not low < high:
-        raise InputError(f"{where}: from {given.start} is not below to {given.to}; swap them")
+        mend = "swap them" if low > high else "give a list of one value"
+        raise InputError(f"{where}: from {given.start} is not below to {given.to}; {mend}")
     log = given.scale == "log"
     if log and low <= 0:
         raise InputError(f"{where}: scale is log and from is {given.start}; start above 0")

@@ -320,7 +320,7 @@ def test_twelve_kinds_and_two_thousand_nodes_take_half_a_minute(survive: int) ->
 # ---- conflicts and prices ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1, 2, 9])
+@pytest.mark.parametrize("seed", [1, 2, 12])
 def test_a_conflict_is_one_and_none_of_it_can_be_left_out(seed: int) -> None:
     asked = random_question(seed)
     uses = uses_of(asked)
