@@ -30,7 +30,7 @@ _KINDS = (
 )
 
 
-def large(survive: int, rate: float = 50_000.0) -> Question:
+def large(survive: int, rate: float = 40_000.0) -> Question:
     """Return a question whose answer has more than 2,000 nodes."""
     import orjson
 
