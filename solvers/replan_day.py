@@ -26,6 +26,7 @@ from solvers.replan_compose import Day
 from solvers.replan_ratios import check_cluster
 from solvers.replan_roles import RoleSimulation, window_of
 from solvers.simulator import state as arrays
+from solvers.simulator.capacity import bracket
 from solvers.simulator.constants import Constants
 from solvers.simulator.model import Switches
 from solvers.spread import spread
@@ -244,21 +245,10 @@ def _sustained(
             known[load] = run(load)
         return known[load].within_slo >= least
 
-    low = high = near
-    if holds(near):
-        while holds(high := low * _STEP):
-            low = high
-    else:
-        while not holds(low := high / _STEP):
-            high = low
-            if low < 1e-2 * near:
-                return Sustained(name, 0.0, 0)
-    while high - low > tolerance * high:
-        middle = (low + high) / 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle
+    ends = bracket(holds, near, _STEP, tolerance, least=1e-2)
+    if ends is None:
+        return Sustained(name, 0.0, 0)
+    low, _ = ends
     return Sustained(name, low, known[low].turns)
 
 

@@ -216,9 +216,18 @@ def _bound_aps(scenario: Scenario) -> float:
 
 
 def _bisect(holds: Callable[[float], bool], near: float, step: float, tolerance: float) -> float:
-    """Return the highest rate that holds, to ``tolerance``; 0 if none from ``near`` / 1,000 on does.
+    """Return the highest rate that holds, to ``tolerance``; 0 if none from ``near`` / 1,000 on does."""
+    ends = bracket(holds, near, step, tolerance, _LEAST_SHARE)
+    return 0.0 if ends is None else (ends[0] + ends[1]) / 2
 
-    The bracket grows from ``near`` by factors of ``step`` until one end holds and the other does not.
+
+def bracket(
+    holds: Callable[[float], bool], near: float, step: float, tolerance: float, least: float
+) -> tuple[float, float] | None:
+    """Return a load that holds and one that does not, ``tolerance`` of the latter apart.
+
+    The bracket grows from ``near`` by factors of ``step`` until one end holds and the other does not;
+    None if no load from ``least`` x ``near`` on holds.
     """
     low = high = near
     if holds(near):
@@ -227,15 +236,15 @@ def _bisect(holds: Callable[[float], bool], near: float, step: float, tolerance:
     else:
         while not holds(low := high / step):
             high = low
-            if high < _LEAST_SHARE * near:
-                return 0.0
+            if high < least * near:
+                return None
     while high - low > tolerance * high:
         middle = (low + high) / 2
         if holds(middle):
             low = middle
         else:
             high = middle
-    return (low + high) / 2
+    return low, high
 
 
 def _judge(
