@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from dualpath_model.scenario import Scenario, WorkloadClass
 from dualpath_model.workload import Workload
 from solvers.replan import Decision, Rule
 from solvers.replan_compose import Day, Part, half_of, read_day
-from solvers.replan_day import Lab, drive, replan_day, to_json
+from solvers.replan_day import Lab, _sustained, drive, replan_day, to_json
 from solvers.replan_roles import RoleSimulation, window_of
 from solvers.simulator import state as arrays
 from solvers.simulator.experiments import simulate
@@ -259,3 +261,19 @@ def test_a_trace_without_times_needs_a_rate() -> None:
         read_day(SAMPLE)
     with pytest.raises(InputError, match="above 0"):
         read_day(SAMPLE, rate_aps=-1.0)
+
+
+@pytest.mark.parametrize("near", [0.3, 1.0, 4.0])
+def test_the_highest_load_that_holds_was_driven_itself(near: float) -> None:
+    """Its turns are those of that very run; a day that holds at no load has none."""
+    driven: dict[float, Any] = {}
+
+    def run(load: float) -> Any:
+        within = 0.95 if load <= 1.37 else 0.5
+        driven[load] = SimpleNamespace(name="2P2D", within_slo=within, turns=int(100 * load))
+        return driven[load]
+
+    found = _sustained(run, run(near), near, 0.9, 0.01)
+    assert 1.37 * 0.99 <= found.load <= 1.37
+    assert found.turns == driven[found.load].turns
+    assert _sustained(run, run(1e6), 1e6, 0.9, 0.01).load == 0.0
