@@ -13,7 +13,7 @@ from app.output import JsonOption, emit, say
 from dualpath_model.errors import InputError
 
 if TYPE_CHECKING:
-    from solvers.replan import Decision
+    from solvers.replan_answer import Decision
     from solvers.replan_day import DayResult, Driven
 
 _OPTION_HEADS = ("ratio", "turned", "LP requests/s", "meanwhile", "switch s", "gain", "cost", "net")
@@ -100,7 +100,7 @@ def replan_command(
     from app.files import check_targets
     from app.simulate import read_constants
     from dualpath_model.scenario import load_scenario
-    from solvers.replan import Rule
+    from solvers.replan_answer import Rule
 
     if (window is None) == (day is None):
         raise InputError("give either --window TRACE or --day TRACE, one of the two")
@@ -121,7 +121,8 @@ def replan_command(
     chosen = read_constants(constants, asked).constants
     if window is not None:
         from dualpath_model.traces import load_workload
-        from solvers.replan import decide, sessions_rate, to_json
+        from solvers.replan import decide, sessions_rate
+        from solvers.replan_answer import to_json
 
         seen = load_workload(window)
         if rate is not None and not (math.isfinite(rate) and rate > 0):

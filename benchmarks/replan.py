@@ -25,7 +25,7 @@ from typing import Any
 from dualpath_model import yaml_lines
 from dualpath_model.scenario import Scenario, parse_spec, resolve
 from dualpath_model.traces import load_workload
-from solvers.replan import Rule
+from solvers.replan_answer import Rule
 from solvers.replan_compose import Day, Part, half_of
 from solvers.replan_day import DayResult, replan_day
 

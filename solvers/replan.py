@@ -21,219 +21,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
 
 import numpy as np
 
 from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.parameters import SchedulerParameters
-from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario, WorkloadClass
 from dualpath_model.scheduler.setup import scheduler_settings
 from dualpath_model.workload import Workload
 from solvers import planner
-from solvers.alternatives import ResourceName, name_of
-from solvers.replan_cost import NodeCost, node_cost, refill_requests
-from solvers.replan_cost import words as cost_words
-from solvers.replan_ratios import (
-    Assignment,
-    Capacities,
-    Kinds,
-    Turned,
-    assignments,
-    check_cluster,
-    kinds_of,
-    neighbours_at,
-    turned_nodes,
+from solvers.alternatives import name_of
+from solvers.replan_answer import (
+    DECISION_VERSION,
+    Action,
+    Capacity,
+    Decision,
+    Gain,
+    KindCounts,
+    Latency,
+    Option,
+    Rule,
+    Window,
 )
+from solvers.replan_cost import NodeCost
+from solvers.replan_cost import words as cost_words
+from solvers.replan_ratios import Assignment, Capacities, check_cluster, kinds_of, turned_nodes
+from solvers.replan_weigh import Weigh, search
 from solvers.simulator.constants import Constants, of_scenario
 
-DECISION_VERSION = 1
-Action = Literal["keep", "retune", "change"]
-ACTIONS: tuple[Action, ...] = get_args(Action)
-_BATCHES = 8  # of nodes that turn one after another, where the caller leaves it to us
 _RETUNE = 0.1  # relative change of alpha, beta or (absolute) of the split that is worth a word
 _SAME = 1e-9
 TOKEN_LIMIT = 8192
 """Of solvers.simulator.model.Switches, which is slow to import."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """When to change. Times in seconds.
-
-    ``horizon_s``: how long the next load is taken to be like the window's. ``min_gain``: least
-    relative gain of LP capacity. ``dwell_s``: least time between two changes. ``margin``: share of the
-    LP's rate that is within the SLO. ``growth``: the next load over the window's. ``restart_s``: from a
-    node's last request to its first in the new role; None: ``start_s`` and the load of the weights.
-    ``at_once``: nodes that turn together; None: all, or in up to eight batches where that loses less.
-    ``min_turns``: with fewer turns the window's means are not trusted. ``parts``: the gain has to show
-    in each of so many parts of the window: of three, the turns 1, 4, 7, ..., then 2, 5, 8, ..., then
-    3, 6, 9, ...
-    """
-
-    horizon_s: float = 3600.0
-    min_gain: float = 0.1
-    dwell_s: float = 1800.0
-    margin: float = 0.4
-    growth: float = 1.0
-    restart_s: float | None = None
-    start_s: float = 30.0
-    at_once: int | None = None
-    min_turns: int = 100
-    parts: int = 3
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no rule can have."""
-        for name, value, least in (
-            ("horizon", self.horizon_s, 1.0),
-            ("min gain", self.min_gain, 0.0),
-            ("dwell", self.dwell_s, 0.0),
-            ("growth", self.growth, 1e-3),
-            ("switch time", 0.0 if self.restart_s is None else self.restart_s, 0.0),
-            ("start time", self.start_s, 0.0),
-        ):
-            if not (math.isfinite(value) and value >= least):
-                raise InputError(f"{name} is {value:g}; it must be a finite number from {least:g}")
-        if not 0.0 < self.margin <= 1.0:
-            raise InputError(f"margin is {self.margin:g}; it must be above 0 and at most 1")
-        if self.at_once is not None and self.at_once < 1:
-            raise InputError(f"at once is {self.at_once}; at least one node turns at a time")
-        if self.min_turns < 1:
-            raise InputError(f"min turns is {self.min_turns}; at least 1 is needed")
-        if not 1 <= self.parts <= 100:
-            raise InputError(f"parts is {self.parts}; it must be 1 to 100")
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """The LP's requests/s before, after and in the least step of the switch."""
-
-    before: float
-    during: float
-    after: float
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One ratio: its capacity, what the switch to it takes and what it is worth, in requests.
-
-    ``net_requests``: gain - cost over the horizon. ``nodes_at_once``: how many turn together.
-    """
-
-    prefill_nodes: int
-    decode_nodes: int
-    turned: int
-    capacity_requests_per_s: float
-    during_requests_per_s: float
-    served_requests_per_s: float
-    switch_s: float
-    nodes_at_once: int
-    gain_requests: float
-    cost_requests: float
-    net_requests: float
-
-
-@dataclass(frozen=True, slots=True)
-class KindCounts:
-    """How many nodes of a kind have each role, before and after."""
-
-    node: str
-    prefill_before: int
-    decode_before: int
-    prefill_after: int
-    decode_after: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """What a change is expected to bring over the horizon.
-
-    ``requests_per_s``: more of them within the SLO at the forecast load; ``capacity_ratio``: LP after
-    over before; ``node_hours``: of nodes like today's, which would serve as many requests more.
-    """
-
-    requests_per_s: float
-    capacity_ratio: float
-    gain_requests: float
-    cost_requests: float
-    net_requests: float
-    node_hours: float
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """What bears on TTFT. ``load_before``, ``load_after``: forecast load over the LP's capacity, the
-    share that queues follow. ``ttft_floor_mean_s`` and ``_p90_s``: reading the hits over one storage NIC
-    and computing the misses on one engine, without any queue; no ratio changes it.
-    """
-
-    load_before: float
-    load_after: float
-    ttft_floor_mean_s: float
-    ttft_floor_p90_s: float
-    slo_ttft_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The turns that the decision rests on: means per turn, and the load that is expected next."""
-
-    source: str
-    sessions: int
-    turns: int
-    mean_hit_tokens: float
-    mean_miss_tokens: float
-    mean_output_tokens: float
-    offered_requests_per_s: float
-    forecast_requests_per_s: float
-    waiting_requests: float
-    behind: bool
-    """More wait than come within the SLO's TTFT: the load is taken as without limit."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The answer. Rates in requests/s of the window's mix; ``reasons`` are sentences."""
-
-    version: int
-    scenario: str
-    action: Action
-    prefill_nodes_before: int
-    decode_nodes_before: int
-    prefill_nodes_after: int
-    decode_nodes_after: int
-    kinds: tuple[KindCounts, ...]
-    turned: tuple[Turned, ...]
-    capacity_requests_per_s: Capacity
-    headroom_before: float | None
-    """Capacity over the forecast load; None where no load is offered."""
-    headroom_after: float | None
-    bottleneck_before: ResourceName
-    bottleneck_after: ResourceName
-    gain: Gain
-    switch_s: float
-    nodes_at_once: int
-    node_costs: tuple[NodeCost, ...]
-    lost_bytes: float
-    latency: Latency
-    window: Window
-    best: Option
-    """The ratio with the largest gain - cost, be it taken or not."""
-    options: tuple[Option, ...]
-    searched: str
-    """"all ratios", or "step by step" where the kinds are many."""
-    parameters_before: SchedulerParameters | None
-    """For the scenario's own workload, as deployed."""
-    parameters_after: SchedulerParameters | None
-    """For the window's mix on the nodes as they will be."""
-    reasons: tuple[str, ...]
-
-
-def to_json(decision: Decision) -> dict[str, Any]:
-    """Return the decision as JSON-ready data."""
-    return asdict(decision)
 
 
 def sessions_rate(window: Workload) -> float:
@@ -294,8 +114,8 @@ def decide(
         raise InputError(f"waiting is {waiting} turns; it must be finite and not negative")
     behind = waiting > requests_per_s * scenario.slo.ttft_s
     forecast = math.inf if behind else requests_per_s * rule.growth
-    weigh = _Weigh(mixed, kinds, capacities, rule, forecast)
-    options, searched = _search(kinds.now, weigh)
+    weigh = Weigh(mixed, kinds, capacities, rule, forecast)
+    options, searched = search(kinds.now, weigh)
     best = max(options, key=lambda one: (one[1].net_requests, -one[1].turned))
     refused = _refusals(weigh, best[1], window, since_change_s, rule)
     if best[1].turned and not refused and rule.parts > 1:
@@ -356,153 +176,11 @@ def decide(
     )
 
 
-# ---- weighing a ratio ----------------------------------------------------------------------------
-
-
-class _Weigh:
-    """What each assignment is worth under a rule and a load."""
-
-    def __init__(
-        self, mixed: Scenario, kinds: Kinds, capacities: Capacities, rule: Rule, load: float
-    ) -> None:
-        self.mixed, self.kinds, self.capacities, self.rule = mixed, kinds, capacities, rule
-        self.load = load
-        self.before = capacities.of(kinds.now)
-        self._costs: dict[tuple[int, Pool], NodeCost] = {}
-        self._known: dict[Assignment, Option] = {}
-
-    def served(self, capacity: float) -> float:
-        """Return the requests/s within the SLO at the forecast load."""
-        return min(self.rule.margin * capacity, self.load)
-
-    def costs(self, after: Assignment) -> tuple[NodeCost, ...]:
-        """Return what one node of each kind that turns costs."""
-        found = []
-        for kind, ((p, _), (p2, _)) in enumerate(zip(self.kinds.now, after, strict=True)):
-            if p != p2:
-                found.append(self._cost(kind, Pool.PREFILL if p2 < p else Pool.DECODE))
-        return tuple(found)
-
-    def lost_bytes(self, after: Assignment) -> float:
-        """Return the KV-cache that the turned nodes lose, bytes."""
-        moved = [abs(p2 - p) for (p, _), (p2, _) in zip(self.kinds.now, after, strict=True)]
-        costs = self.costs(after)
-        return float(
-            sum(n * c.lost_bytes for n, c in zip([n for n in moved if n], costs, strict=True))
-        )
-
-    def option(self, after: Assignment) -> Option:
-        """Return what a switch to ``after`` takes and is worth."""
-        if after not in self._known:
-            self._known[after] = self._option(after)
-        return self._known[after]
-
-    def _option(self, after: Assignment) -> Option:
-        capacity, rule = self.capacities.of(after), self.rule
-        turned = sum(abs(p2 - p) for (p, _), (p2, _) in zip(self.kinds.now, after, strict=True))
-        served, now = self.served(capacity), self.served(self.before)
-        switch_s, during, lost, at_once = 0.0, self.before, 0.0, 0
-        if turned and capacity > 0:
-            lost, switch_s, during, at_once = min(self._ways(after, turned))
-            lost += refill_requests(self.mixed, self.lost_bytes(after))
-        gain = (served - now) * max(0.0, rule.horizon_s - switch_s)
-        return Option(
-            prefill_nodes=sum(p for p, _ in after),
-            decode_nodes=sum(d for _, d in after),
-            turned=turned,
-            capacity_requests_per_s=capacity,
-            during_requests_per_s=during,
-            served_requests_per_s=served,
-            switch_s=switch_s,
-            nodes_at_once=at_once,
-            gain_requests=gain,
-            cost_requests=lost,
-            net_requests=gain - lost,
-        )
-
-    def _ways(self, after: Assignment, turned: int) -> list[tuple[float, float, float, int]]:
-        """Return (requests lost, seconds, least capacity, nodes at once) of each way to turn them."""
-        if self.rule.at_once is not None:
-            sizes = [min(self.rule.at_once, turned)]
-        else:
-            sizes = sorted({turned, math.ceil(turned / _BATCHES)})
-        return [self._batches(after, size) for size in sizes]
-
-    def _batches(self, after: Assignment, size: int) -> tuple[float, float, float, int]:
-        now = self.served(self.before)
-        states = []
-        for first, last, out in _steps(self.kinds.now, after, size):
-            states.append((out, max(self._cost(*one).switch_s for one in first[last:])))
-        self.capacities.ask(out for out, _ in states)
-        # what is turned already may serve more than before: that is not counted as a gain
-        found = [(min(self.before, self.capacities.of(out)), seconds) for out, seconds in states]
-        lost = sum(max(0.0, now - self.served(capacity)) * seconds for capacity, seconds in found)
-        return lost, sum(s for _, s in found), min(c for c, _ in found), size
-
-    def _cost(self, kind: int, pool: Pool) -> NodeCost:
-        if (kind, pool) not in self._costs:
-            node = self.kinds.nodes[kind]
-            each = len(self.mixed.cluster.nodes(pool))
-            rate = min(self.before, self.load) / each
-            self._costs[kind, pool] = node_cost(
-                self.mixed, pool, node, rate, self.rule.restart_s, self.rule.start_s
-            )
-        return self._costs[kind, pool]
-
-
-def _steps(
-    now: Assignment, after: Assignment, size: int
-) -> list[tuple[list[tuple[int, Pool]], int, Assignment]]:
-    """Return the batches in which nodes turn: (all nodes turned by its end as (kind, pool they leave),
-    how many of them before it, the nodes that serve meanwhile).
-    """
-    moves = [
-        (kind, Pool.PREFILL if p2 < p else Pool.DECODE)
-        for kind, ((p, _), (p2, _)) in enumerate(zip(now, after, strict=True))
-        for _ in range(abs(p2 - p))
-    ]
-    found = []
-    for first in range(0, len(moves), size):
-        last = min(first + size, len(moves))
-        counts = [list(one) for one in now]
-        for number, (kind, pool) in enumerate(moves[:last]):
-            leaves, joins = (0, 1) if pool is Pool.PREFILL else (1, 0)
-            counts[kind][leaves] -= 1
-            if number < first:
-                counts[kind][joins] += 1
-        found.append((moves[:last], first, tuple((p, d) for p, d in counts)))
-    return found
-
-
-def _search(now: Assignment, weigh: _Weigh) -> tuple[list[tuple[Assignment, Option]], str]:
-    """Return the options looked at, today's among them, and how they were looked for."""
-    every = assignments(now)
-    if every is not None:
-        weigh.capacities.ask(every)
-        return [(one, weigh.option(one)) for one in every], "all ratios"
-    # Steps of doubling size from the best so far, until none of them is better.
-    here, seen = now, {now: weigh.option(now)}
-    while True:
-        most = max(p + d for p, d in now)
-        near = [
-            one
-            for power in range(most.bit_length())
-            for one in neighbours_at(here, 2**power)
-            if one not in seen
-        ]
-        weigh.capacities.ask(near)
-        seen.update((one, weigh.option(one)) for one in near)
-        best = max(seen, key=lambda one: (seen[one].net_requests, -seen[one].turned))
-        if best == here:
-            return list(seen.items()), "step by step"
-        here = best
-
-
 # ---- the rule ------------------------------------------------------------------------------------
 
 
 def _refusals(
-    weigh: _Weigh, best: Option, window: Workload, since_change_s: float, rule: Rule
+    weigh: Weigh, best: Option, window: Workload, since_change_s: float, rule: Rule
 ) -> list[str]:
     """Return why the best ratio is not taken; nothing if it is (or is today's)."""
     if not best.turned:
@@ -575,7 +253,7 @@ def _every(window: Workload, first: int, step: int) -> Workload | None:
     )
 
 
-def _content(weigh: _Weigh) -> list[str]:
+def _content(weigh: Weigh) -> list[str]:
     """Say why nothing is better than today's ratio."""
     within = weigh.rule.margin * weigh.before
     if weigh.load <= within:
@@ -586,7 +264,10 @@ def _content(weigh: _Weigh) -> list[str]:
     return ["no other ratio serves more over the horizon than the switch to it would cost"]
 
 
-def _gain(weigh: _Weigh, here: Option, rule: Rule) -> Gain:
+# ---- the answer ----------------------------------------------------------------------------------
+
+
+def _gain(weigh: Weigh, here: Option, rule: Rule) -> Gain:
     served, now = here.served_requests_per_s, weigh.served(weigh.before)
     nodes = here.prefill_nodes + here.decode_nodes
     within = rule.margin * weigh.before  # of all nodes
@@ -655,7 +336,7 @@ def _parameters(
 
 
 def _reasons(
-    weigh: _Weigh,
+    weigh: Weigh,
     here: Option,
     costs: Sequence[NodeCost],
     refused: Sequence[str],

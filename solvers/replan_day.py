@@ -21,7 +21,8 @@ from dualpath_model.errors import InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario, WorkloadClass
 from dualpath_model.workload import Workload
-from solvers.replan import TOKEN_LIMIT, Decision, Rule, decide, with_mix
+from solvers.replan import TOKEN_LIMIT, decide, with_mix
+from solvers.replan_answer import Decision, Rule
 from solvers.replan_compose import Day
 from solvers.replan_ratios import check_cluster
 from solvers.replan_roles import RoleSimulation, window_of

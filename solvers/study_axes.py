@@ -233,6 +233,11 @@ def _range(name: str, paths: tuple[Parts, ...], kind: Kind, given: RangeSpec, wh
     numbers = [_between(low, high, i / (given.steps - 1), log) for i in range(given.steps)]
     if kind.type == "int":
         numbers = sorted({float(round(number)) for number in numbers})
+        if len(numbers) < given.steps:
+            raise InputError(
+                f"{where}: steps is {given.steps}, but only {len(numbers)} whole numbers come of it "
+                f"from {low:g} to {high:g}; give fewer steps, or a list of values"
+            )
     return Axis(name, paths, kind, tuple(map(kind.written, numbers)), low, high, log)
 
 

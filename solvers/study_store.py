@@ -41,7 +41,7 @@ class Store:
         """
         found: list[Range] = []
         at = 0
-        for (start, stop), file in sorted(_parts(self.path)):
+        for (start, stop), file in _parts(self.path):
             if start < at:
                 raise InputError(f"{file} repeats points of another file; delete one of them")
             _check_part(file, stop - start)
@@ -60,8 +60,8 @@ class Store:
     def finish(self) -> Path:
         """Write all points in order into one file, the same bytes whoever worked them out."""
         path = self.path / RESULTS
-        if not path.exists():
-            _write(path, to_parquet(read_study(self.path)), self.path)
+        if not _whole(path, self.asked["points"]):
+            _write(path, to_parquet(_table(self.asked["schema"], _in_order(self.path))), self.path)
         return path
 
 
@@ -150,19 +150,27 @@ def _parts(path: Path) -> list[tuple[Range, Path]]:
         match = _PART.fullmatch(file.name)
         if match is not None:
             found.append(((int(match[1]), int(match[2])), file))
-    return found
+    return sorted(found)
+
+
+def _in_order(path: Path) -> list[Path]:
+    return [file for _, file in _parts(path)]
 
 
 def _check_part(file: Path, rows: int) -> None:
+    if not _whole(file, rows):
+        raise InputError(f"{file} is damaged; delete it and run the study again")
+
+
+def _whole(file: Path, rows: int) -> bool:
+    """Say whether a Parquet file is there, ends as one does, and has so many rows."""
     from pyarrow import ArrowException
     from pyarrow.parquet import read_metadata
 
     try:
-        whole = read_metadata(file).num_rows == rows
+        return bool(read_metadata(file).num_rows == rows)
     except (ArrowException, OSError):
-        whole = False
-    if not whole:
-        raise InputError(f"{file} is damaged; delete it and run the study again")
+        return False
 
 
 def read_study(path: str | Path) -> Any:
@@ -171,16 +179,17 @@ def read_study(path: str | Path) -> Any:
     ``.to_pandas()`` makes a data frame of it, ``polars.from_arrow`` too. Raises InputError if ``path``
     is no study's folder or a file in it is damaged.
     """
+    path = Path(path)
+    schema, results = read_manifest(path)["schema"], path / RESULTS
+    return _table(schema, [results] if results.exists() else _in_order(path))
+
+
+def _table(schema: str, files: list[Path]) -> Any:
     import pyarrow
     from pyarrow import ArrowException, ipc
     from pyarrow.parquet import ParquetFile
 
-    path = Path(path)
-    manifest = read_manifest(path)
-    schema = ipc.read_schema(pyarrow.py_buffer(bytes.fromhex(manifest["schema"])))
-    results = path / RESULTS
-    files = [results] if results.exists() else [file for _, file in sorted(_parts(path))]
-    tables = [schema.empty_table()]
+    tables = [ipc.read_schema(pyarrow.py_buffer(bytes.fromhex(schema))).empty_table()]
     for file in files:
         try:
             tables.append(ParquetFile(file).read())

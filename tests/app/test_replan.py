@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from app import cli
 from app.replan import change_rows, day_page, day_words, decision_page, seconds, show_day
 from dualpath_model.errors import InputError
-from solvers.replan import Decision, Rule, decide
+from solvers.replan import decide
+from solvers.replan_answer import Decision, Rule
 from solvers.replan_day import DayResult, Driven, Step, Sustained
 from tests.app.test_cli import dualpath, json_of, refused
 from tests.conftest import ROOT

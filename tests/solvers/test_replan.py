@@ -18,7 +18,8 @@ from dualpath_model.workload import Workload, from_moments
 from solvers import planner
 from solvers.alternatives import problem_of
 from solvers.linear import CapacityProgram
-from solvers.replan import Decision, Rule, decide, sessions_rate, to_json, with_mix
+from solvers.replan import decide, sessions_rate, with_mix
+from solvers.replan_answer import Decision, Rule, to_json
 from solvers.replan_cost import last_residual, node_cost
 from solvers.replan_ratios import kinds_of, neighbours_at
 from solvers.simulator.constants import Constants

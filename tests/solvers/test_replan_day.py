@@ -15,7 +15,7 @@ from dualpath_model.errors import InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario, WorkloadClass
 from dualpath_model.workload import Workload
-from solvers.replan import Decision, Rule
+from solvers.replan_answer import Decision, Rule
 from solvers.replan_compose import Day, Part, half_of, read_day
 from solvers.replan_day import Lab, _sustained, drive, replan_day, to_json
 from solvers.replan_roles import RoleSimulation, window_of

@@ -121,6 +121,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"axes": {"cluster.prefill.count": [1, 2, 1]}}, "has a value twice; keep one"),
     ({"axes": {"cluster.prefill.count": {"from": 4, "to": 2, "steps": 2}}}, "swap them"),
     ({"axes": {"cluster.prefill.count": {"from": 1, "to": 9}}}, "is a range without steps"),
+    (
+        {"axes": {"cluster.prefill.count": {"from": 2, "to": 4, "steps": 9}}},
+        "steps is 9, but only 3 whole numbers come of it from 2 to 4; give fewer steps",
+    ),
     ({"axes": {"llm": {"from": 1, "to": 2, "steps": 2}}}, "holds no number; give a list"),
     ({"axes": {"simulation.agents": [1]}}, "set method: simulation to vary it"),
     (

@@ -171,6 +171,19 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_study(tmp_path / "out")
 
 
+def test_a_damaged_table_of_all_points_is_made_again_of_their_files(tmp_path: Path) -> None:
+    study, out = made(tmp_path, GRID), tmp_path / "out"
+    run_study(study, out, workers=1)
+    whole = (out / "results.parquet").read_bytes()
+    (out / "results.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        InputError, match=r"results.parquet is damaged; delete it and run the study"
+    ):
+        read_study(out)
+    assert run_study(study, out, workers=1).points == 0
+    assert (out / "results.parquet").read_bytes() == whole
+
+
 def test_a_folder_that_is_no_study_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no study: it has no study.json"):
         read_study(tmp_path)
