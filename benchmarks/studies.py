@@ -154,8 +154,9 @@ def main() -> None:
     print(f"  both workers busy        {busy:8.1%} of the time, starting included")
     million = 1_000_000
     print("1 million closed-form points on 100 workers, on paper")
+    worker = whole.worker_cpu_s / whole.points
     print(
-        f"  workers                  {million * task / 100:8.1f} s at {task * 1e3:.3f} ms a point"
+        f"  workers                  {million * worker / 100:8.1f} s at {worker * 1e3:.3f} ms a point"
     )
     print(
         f"  the driver               {million * driver:8.1f} s, {million / 1000 * write:.1f} s of disk"
@@ -171,7 +172,7 @@ def main() -> None:
         "driver_s_per_point": driver,
         "write_s_per_piece": write,
         "projected_s_million_points_100_workers": max(
-            million * task / 100, million * driver + million / 1000 * write
+            million * worker / 100, million * driver + million / 1000 * write
         ),
     }
     print(json.dumps(result))
