@@ -15,10 +15,21 @@ import typer
 
 from app import interrupt
 from app.calibrate import calibrate_app
+from app.catalog import llm_app, node_app, trace_app
 from app.export import export_command, scenario_app
 from app.fleet import fleet_command, fleet_schema
+from app.options import (
+    TOKEN_LIMIT,
+    BatchTokensOption,
+    ConstantsOption,
+    LayerwiseOption,
+    PolicyOption,
+    ScenarioArgument,
+    SchedulerOption,
+)
 from app.output import JsonOption, dump, emit, say
 from app.replan import replan_command
+from app.schedule_commands import schedule_app
 from app.study import study_app, study_schema
 from dualpath_model.errors import DualPathError, InputError
 
@@ -29,10 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-trace_app = typer.Typer(help="Recorded sessions.", no_args_is_help=True)
-llm_app = typer.Typer(help="LLM architectures: KV bytes, FLOPs.", no_args_is_help=True)
-node_app = typer.Typer(help="Machines of the catalog.", no_args_is_help=True)
-schedule_app = typer.Typer(help="The reference scheduler.", no_args_is_help=True)
 app.add_typer(trace_app, name="trace")
 app.add_typer(calibrate_app, name="calibrate")
 app.add_typer(schedule_app, name="schedule")
@@ -43,36 +50,6 @@ app.command("fleet")(fleet_command)
 app.command("replan")(replan_command)
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(study_app, name="study")
-
-ConstantsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--constants",
-        metavar="FILE|none",
-        help="Efficiency constants (YAML), or the bare roofline; default: as measured or fitted.",
-    ),
-]
-LayerwiseOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--layerwise/--no-layerwise",
-        help="Load layer by layer under compute; default: as the scenario's framework does.",
-    ),
-]
-BatchTokensOption = Annotated[
-    int, typer.Option(min=0, max=2**32, help="Most tokens of a forward batch; 0: no limit.")
-]
-PolicyOption = Annotated[
-    str | None,
-    typer.Option(
-        help="See `dualpath schedule policies`; default: dualpath, or the scheduler file's."
-    ),
-]
-SchedulerOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Start from scheduler.json of `dualpath export scheduler`."),
-]
-TOKEN_LIMIT = 8192  # of solvers.simulator.model.Switches, which is slow to import
 
 
 @app.callback(invoke_without_command=True)
@@ -88,7 +65,7 @@ def _root(
 
 @app.command()
 def plan(
-    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    scenario: ScenarioArgument,
     json: JsonOption = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write one picture (.png or .svg).")] = None,
@@ -150,7 +127,7 @@ def plan(
 
 @app.command()
 def assign(
-    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    scenario: ScenarioArgument,
     objective: Annotated[
         Literal["most requests", "least peak", "least cost"],
         typer.Option(help="What is best; the last two need requests_per_s for every class."),
@@ -177,7 +154,7 @@ def assign(
 
 @app.command()
 def simulate(
-    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    scenario: ScenarioArgument,
     policy: PolicyOption = None,
     scheduler: SchedulerOption = None,
     agents: Annotated[
@@ -267,7 +244,7 @@ def simulate(
 
 @app.command()
 def capacity(
-    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    scenario: ScenarioArgument,
     policy: Annotated[str, typer.Option(help="See `dualpath schedule policies`.")] = "dualpath",
     statistic: Annotated[
         Literal["mean", "p50", "p90", "p99"],
@@ -454,217 +431,6 @@ def schema(
 
         described = TypeAdapter(Plan).json_schema(mode="serialization")
     print(dump({"$schema": "https://json-schema.org/draft/2020-12/schema", **described}))
-
-
-@trace_app.command("stats")
-def trace_stats(
-    path: Annotated[Path, typer.Argument(help="A file or folder of recorded sessions.")],
-    llm: Annotated[
-        list[str] | None, typer.Option(help="LLM for the byte figures; repeatable.")
-    ] = None,
-    scope: Annotated[
-        Literal["session", "global"] | None,
-        typer.Option(help="Where a block counts as seen (default: as the format means it)."),
-    ] = None,
-    max_bytes: Annotated[
-        str | None, typer.Option(help="Largest inflated size of one file (default 2 GiB).")
-    ] = None,
-    json: JsonOption = None,
-) -> None:
-    """Say what a folder or file of recorded sessions contains."""
-    from app.statistics import trace_statistics
-    from dualpath_model.quantities import Dimension, parse
-
-    limit = None if max_bytes is None else int(parse(max_bytes, Dimension.BYTES))
-    found = trace_statistics(path, llm or ["deepseek-v3.2"], scope=scope, max_inflated_bytes=limit)
-
-    def show() -> None:
-        from app.show import show_trace_statistics
-
-        show_trace_statistics(found)
-
-    emit(json, lambda: found, show)
-
-
-@llm_app.command("list")
-def llm_list(json: JsonOption = None) -> None:
-    """List the LLMs of the catalog."""
-    from app.statistics import llm_summary
-    from dualpath_model.catalog.llms import llm_names
-
-    found = {name: llm_summary(name) for name in llm_names()}
-
-    def show() -> None:
-        from app.show import show_llms
-
-        show_llms(found)
-
-    emit(json, lambda: found, show)
-
-
-@llm_app.command("show")
-def llm_show(
-    name: Annotated[str, typer.Argument(help="Catalog name, or a Hugging Face config.json.")],
-    json: JsonOption = None,
-) -> None:
-    """Show one LLM: shape, KV bytes, parameters, sources."""
-    from app.statistics import llm_details
-
-    found = llm_details(name)
-
-    def show() -> None:
-        from app.show import show_fields
-
-        show_fields(name, found)
-
-    emit(json, lambda: found, show)
-
-
-@llm_app.command("cache-compute")
-def llm_cache_compute(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Catalog names; default: the paper's Table 1.")
-    ] = None,
-    append: Annotated[str, typer.Option(help="Appended tokens.")] = "429",
-    context: Annotated[
-        list[str] | None, typer.Option(help="Cached tokens (16K is 16,000); repeatable.")
-    ] = None,
-    kv_dtype: Annotated[
-        Literal["bf16", "fp8", "fp8_ds_mla"] | None,
-        typer.Option(help="KV-cache format; default: the LLM's own."),
-    ] = None,
-    json: JsonOption = None,
-) -> None:
-    """Print KV bytes to load per FLOP to compute (the paper's Table 1)."""
-    from app.statistics import TABLE_1_LLMS, cache_compute
-    from dualpath_model.quantities import parse_count
-
-    contexts = [parse_count(text) for text in (context or ["16K", "64K"])]
-    found = {
-        name: cache_compute(name, contexts, parse_count(append), kv_dtype)
-        for name in (names or TABLE_1_LLMS)
-    }
-
-    def show() -> None:
-        from app.show import show_cache_compute
-
-        show_cache_compute(found)
-
-    emit(json, lambda: found, show)
-
-
-@node_app.command("list")
-def node_list(json: JsonOption = None) -> None:
-    """List the machines of the catalog."""
-    from app.statistics import node_summary
-    from dualpath_model.catalog.nodes import node_names
-
-    found = {name: node_summary(name) for name in node_names()}
-
-    def show() -> None:
-        from app.show import show_nodes
-
-        show_nodes(found)
-
-    emit(json, lambda: found, show)
-
-
-@schedule_app.command("policies")
-def schedule_policies(json: JsonOption = None) -> None:
-    """List the policies."""
-    from dualpath_model.scheduler.policies import POLICIES
-
-    found = {policy.name: policy.meaning for policy in POLICIES.values()}
-
-    def show() -> None:
-        for name, meaning in found.items():
-            print(f"{name:12} {meaning}")
-
-    emit(json, lambda: found, show)
-
-
-@schedule_app.command("run")
-def schedule_run(
-    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
-    policy: PolicyOption = None,
-    scheduler: SchedulerOption = None,
-    agents: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sessions to run.")] = 200,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-6,
-            max=1e9,
-            help="Agents a second, Poisson; default: when sessions say, or at once.",
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, max=1e7, help="Simulated seconds after which to stop.")
-    ] = 120.0,
-    patience: Annotated[
-        int,
-        typer.Option(min=0, max=2**32, help="Later requests that may go first; 0 is FIFO."),
-    ] = 0,
-    batch_tokens: Annotated[
-        int, typer.Option(min=0, max=2**32, help="Most tokens of a forward batch; 0: no limit.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
-    log: Annotated[Path | None, typer.Option(help="Write the decision log, JSON lines.")] = None,
-    json: JsonOption = None,
-) -> None:
-    """Drive the reference scheduler with a scenario's sessions: balance, TTFT, decision log."""
-    from app.examples import find_scenario
-    from app.files import check_targets
-    from app.schedule import run_schedule
-    from dualpath_model.scenario import load_scenario
-
-    check_targets(json, log, None)
-    found = run_schedule(
-        load_scenario(find_scenario(scenario)),
-        policy,
-        patience,
-        log,
-        scheduler,
-        agents=agents,
-        rate_aps=rate,
-        stop_s=seconds,
-        batch_tokens=batch_tokens,
-        seed=seed,
-    )
-    if log is not None:
-        say(f"wrote {log}")
-
-    def show() -> None:
-        from app.show import show_driven
-
-        show_driven(found)
-
-    emit(json, lambda: found, show)
-
-
-@schedule_app.command("replay")
-def schedule_replay(
-    log: Annotated[Path, typer.Argument(help="A decision log.")],
-    each: Annotated[bool, typer.Option("--each", help="Print every event and decision.")] = False,
-    compiled: Annotated[
-        bool, typer.Option("--compiled", help="Through numba: faster for large clusters.")
-    ] = False,
-    json: JsonOption = None,
-) -> None:
-    """Make the decisions of a log again, one by one; exit code 1 where one differs."""
-    from app.files import check_targets
-    from app.schedule import replay_log
-
-    check_targets(json, None, None, reads=log)
-    found = replay_log(log, compiled=compiled, each=each and json != "-")
-
-    def show() -> None:
-        from app.show import show_replay
-
-        show_replay(found)
-
-    emit(json, lambda: found, show)
-    if found["first_difference"] is not None:
-        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.options import ConstantsOption, ScenarioArgument
 from app.output import JsonOption, emit, say
 from dualpath_model.errors import InputError
 
@@ -31,7 +32,7 @@ _STEP_HEADS = ("from", "turns", "within SLO", "nodes", "decision", "why")
 
 
 def replan_command(
-    scenario: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped example.")],
+    scenario: ScenarioArgument,
     window: Annotated[
         Path | None,
         typer.Option(metavar="TRACE", help="Recent sessions: a file or folder of a known format."),
@@ -88,10 +89,7 @@ def replan_command(
     least: Annotated[
         float, typer.Option(help="Share of turns within the SLO that counts as sustained.")
     ] = 0.9,
-    constants: Annotated[
-        str | None,
-        typer.Option(metavar="FILE|none", help="Efficiency constants, as for simulate."),
-    ] = None,
+    constants: ConstantsOption = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     json: JsonOption = None,
 ) -> None:
