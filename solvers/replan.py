@@ -11,20 +11,25 @@ rule, with its formulas, is in docs/replanning.md:
   and the requests' worth of reads that refilling lost KV-cache takes;
 - change only where gain > cost, after / before > 1 + least gain (on the whole window, and on each of
   several parts of it, so that no handful of huge turns decides), the last change is long enough ago and
-  the window has turns enough to trust its means. Of the ratios, the one with the largest gain - cost.
+  the window has turns enough to trust its means. Of the ratios that pass, the one with the largest
+  gain - cost;
+- retune only where a parameter moves by a tenth, the same way in each of the parts, and under the same
+  two conditions of time and turns.
 
-A constant load never flaps: after a change the ratio it came from has less capacity, so the quotient
-is below 1. :mod:`solvers.replan_day` drives the same function over a recorded day.
+A constant load never flaps: a ratio's capacity depends on the mix and the roles alone, so after a
+change the ratio it came from has less of it, and the quotient is below 1. :mod:`solvers.replan_day`
+drives the same function over a recorded day.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from dualpath_model.cluster import Cluster
 from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.parameters import SchedulerParameters
 from dualpath_model.scenario import Scenario, WorkloadClass
@@ -48,10 +53,11 @@ from solvers.replan_cost import NodeCost
 from solvers.replan_cost import words as cost_words
 from solvers.replan_ratios import Assignment, Capacities, check_cluster, kinds_of, turned_nodes
 from solvers.replan_weigh import Weigh, search
-from solvers.simulator.constants import Constants, of_scenario
+from solvers.simulator.constants import Constants
 
 _RETUNE = 0.1  # relative change of alpha, beta or (absolute) of the split that is worth a word
 _SAME = 1e-9
+_NOT_RETUNED = "the scheduler's parameters are left as they are"
 TOKEN_LIMIT = 8192
 """Of solvers.simulator.model.Switches, which is slow to import."""
 
@@ -107,8 +113,6 @@ def decide(
         raise InputError(f"rate is {requests_per_s} requests/s; it must be finite and not negative")
     mixed = with_mix(scenario, window)
     kinds = kinds_of(scenario.cluster)
-    if constants is None:
-        constants = of_scenario(scenario)
     capacities = Capacities(mixed, kinds, constants, token_limit)
     if not (math.isfinite(waiting) and waiting >= 0):
         raise InputError(f"waiting is {waiting} turns; it must be finite and not negative")
@@ -116,20 +120,21 @@ def decide(
     forecast = math.inf if behind else requests_per_s * rule.growth
     weigh = Weigh(mixed, kinds, capacities, rule, forecast)
     options, searched = search(kinds.now, weigh)
-    best = max(options, key=lambda one: (one[1].net_requests, -one[1].turned))
-    refused = _refusals(weigh, best[1], window, since_change_s, rule)
+    if all(one.capacity_requests_per_s <= 0 for _, one in options):
+        raise InfeasibleError(
+            f"no ratio of these {sum(map(sum, kinds.now))} nodes serves the mix of {window.source}: "
+            f"the LLM or a request does not fit, or the TPOT cannot be met"
+        )
+    best = _best(options, weigh)
+    # what holds for every change, of roles or of parameters
+    early = _too_early(window, since_change_s, rule)
+    refused = [*_refusals(weigh, best[1], rule), *early] if best[1].turned else []
     if best[1].turned and not refused and rule.parts > 1:
         refused = _doubts(capacities, window, kinds.now, best[0], rule)
     chosen = kinds.now if refused else best[0]
     if not refused and chosen == kinds.now:
         refused = _content(weigh)
     here = weigh.option(chosen)
-    retuned: list[str] = []
-    before = after = None
-    if parameters:
-        before, after, retuned = _parameters(scenario, mixed, capacities, chosen)
-    action: Action = "change" if chosen != kinds.now else "retune" if retuned else "keep"
-    costs = weigh.costs(chosen)
     quick, then = capacities.quick(kinds.now), capacities.quick(chosen)
     # a cluster that serves nothing today has no bottleneck of its own: that of what it becomes
     now_quick = quick or then
@@ -137,6 +142,17 @@ def decide(
         raise InfeasibleError(
             f"'{scenario.name}' as it is cannot serve this window's mix, and {'; '.join(refused)}"
         )
+    retuned: dict[str, str] = {}
+    before = after = None
+    if parameters:
+        cluster = capacities.cluster(chosen)
+        before, after = _deployed(scenario), _parameters(mixed, cluster)
+        retuned = _retuned(before, after)
+        if chosen == kinds.now and retuned:
+            kept = early or _unsure(mixed, cluster, window, before, retuned, rule)
+            refused, retuned = [*refused, *kept], {} if kept else retuned
+    action: Action = "change" if chosen != kinds.now else "retune" if retuned else "keep"
+    costs = weigh.costs(chosen)
     load = requests_per_s * rule.growth
     return Decision(
         version=DECISION_VERSION,
@@ -172,37 +188,44 @@ def decide(
         searched=searched,
         parameters_before=before,
         parameters_after=after,
-        reasons=(*_reasons(weigh, here, costs, refused, rule), *retuned),
+        reasons=(*_reasons(weigh, here, costs, refused, rule), *retuned.values()),
     )
 
 
 # ---- the rule ------------------------------------------------------------------------------------
 
 
-def _refusals(
-    weigh: Weigh, best: Option, window: Workload, since_change_s: float, rule: Rule
-) -> list[str]:
-    """Return why the best ratio is not taken; nothing if it is (or is today's)."""
-    if not best.turned:
-        return []
-    if best.capacity_requests_per_s <= 0:
-        raise InfeasibleError(
-            f"no ratio of these {best.prefill_nodes + best.decode_nodes} nodes serves the window's mix: "
-            f"the LLM or a request does not fit, or the TPOT cannot be met"
-        )
+def _best(options: Sequence[tuple[Assignment, Option]], weigh: Weigh) -> tuple[Assignment, Option]:
+    """Return the option of largest gain - cost, of those that pass the least gain if any is worth it.
+
+    At a load that a slightly better ratio serves in full, one that is better by more is worth as much,
+    but for the nodes more that it turns.
+    """
+    worth = [one for one in options if one[1].turned and not _refusals(weigh, one[1], weigh.rule)]
+    return max(worth or options, key=lambda one: (one[1].net_requests, -one[1].turned))
+
+
+def _refusals(weigh: Weigh, option: Option, rule: Rule) -> list[str]:
+    """Return why an option is not worth the change."""
     found = []
-    ratio = best.capacity_requests_per_s / weigh.before if weigh.before else math.inf
-    to = f"{best.prefill_nodes}P{best.decode_nodes}D"
+    ratio = option.capacity_requests_per_s / weigh.before if weigh.before else math.inf
+    to = f"{option.prefill_nodes}P{option.decode_nodes}D"
     if ratio <= 1 + rule.min_gain + _SAME:
         found.append(
             f"{to} has {ratio - 1:.1%} more capacity, not more than the least gain of "
             f"{rule.min_gain:.1%}"
         )
-    if best.net_requests <= 0:
+    if option.net_requests <= 0:
         found.append(
-            f"turning to {to} would cost {best.cost_requests:,.0f} requests and gain "
-            f"{best.gain_requests:,.0f} over {rule.horizon_s:,.0f} s"
+            f"turning to {to} would cost {option.cost_requests:,.0f} requests and gain "
+            f"{option.gain_requests:,.0f} over {rule.horizon_s:,.0f} s"
         )
+    return found
+
+
+def _too_early(window: Workload, since_change_s: float, rule: Rule) -> list[str]:
+    """Return why nothing at all is changed now."""
+    found = []
     if since_change_s < rule.dwell_s:
         found.append(
             f"the last change was {since_change_s:,.0f} s ago, less than the dwell of "
@@ -223,7 +246,7 @@ def _doubts(
     for number in range(rule.parts):
         part = _every(window, number, rule.parts)
         if part is None:
-            return [f"the window has too few turns to look at {rule.parts} parts of it"]
+            return [_too_few(rule)]
         asked = replace(capacities, scenario=with_mix(capacities.scenario, part), _known={})
         before = asked.of(now)
         ratios.append(asked.of(after) / before if before else math.inf)
@@ -235,6 +258,34 @@ def _doubts(
         f"the gain of {total[0]}P{total[1]}D does not show in every part of the window ({shown}; the "
         f"least gain is {rule.min_gain:.1%}), so it may be chance"
     ]
+
+
+def _too_few(rule: Rule) -> str:
+    return f"the window has too few turns to look at {rule.parts} parts of it"
+
+
+def _unsure(
+    mixed: Scenario,
+    cluster: Cluster,
+    window: Workload,
+    now: SchedulerParameters | None,
+    retuned: Collection[str],
+    rule: Rule,
+) -> list[str]:
+    """Say so if none of the parameters moves the same way in every part of the window."""
+    lasting = set(retuned)
+    for number in range(rule.parts if rule.parts > 1 else 0):
+        part = _every(window, number, rule.parts)
+        if part is None:
+            return [_too_few(rule)]
+        try:
+            then = _parameters(with_mix(mixed, part), cluster)
+        except InfeasibleError:  # of a few huge turns
+            return [f"a part of the window cannot be served, so {_NOT_RETUNED}"]
+        lasting &= _retuned(now, then).keys()
+    if lasting:
+        return []
+    return [f"what moves them does not show in every part of the window, so {_NOT_RETUNED}"]
 
 
 def _every(window: Workload, first: int, step: int) -> Workload | None:
@@ -312,27 +363,39 @@ def _window(window: Workload, offered: float, load: float, waiting: float, behin
     )
 
 
-def _parameters(
-    scenario: Scenario, mixed: Scenario, capacities: Capacities, chosen: Assignment
-) -> tuple[SchedulerParameters | None, SchedulerParameters, list[str]]:
-    """Return the scheduler's parameters as deployed and as they should be, and what changes."""
-    then = planner.plan(mixed.on(capacities.cluster(chosen)), intervals=False).scheduler_parameters
+def _parameters(mixed: Scenario, cluster: Cluster) -> SchedulerParameters:
+    """Return the scheduler's parameters as they should be for the window's mix on these nodes."""
+    return planner.plan(mixed.on(cluster), intervals=False).scheduler_parameters
+
+
+def _deployed(scenario: Scenario) -> SchedulerParameters | None:
+    """Return the scheduler's parameters as planned for; None where that cannot be served any more."""
     try:
-        now = planner.plan(scenario, intervals=False).scheduler_parameters
-    except InfeasibleError:  # what was planned for once cannot be served by what is there
-        return None, then, []
-    said = []
+        return planner.plan(scenario, intervals=False).scheduler_parameters
+    except InfeasibleError:
+        return None
+
+
+def _retuned(now: SchedulerParameters | None, then: SchedulerParameters) -> dict[str, str]:
+    """Return which parameters move by enough to matter, up or down, and a sentence for each."""
+    if now is None:
+        return {}
+    found = {}
     for name, was, is_ in (
         ("alpha", now.alpha_tokens, then.alpha_tokens),
         ("beta", now.beta_tokens, then.beta_tokens),
     ):
         if abs(is_ - was) > _RETUNE * was:
-            said.append(f"the scheduler's {name} goes from {was:,.0f} to {is_:,.0f} tokens")
+            way = "up" if is_ > was else "down"
+            found[f"{name} {way}"] = (
+                f"the scheduler's {name} goes from {was:,.0f} to {is_:,.0f} tokens"
+            )
     if abs(then.split - now.split) > _RETUNE:
-        said.append(
+        way = "up" if then.split > now.split else "down"
+        found[f"split {way}"] = (
             f"the share of reads through decode nodes goes from {now.split:.1%} to {then.split:.1%}"
         )
-    return now, then, said
+    return found
 
 
 def _reasons(

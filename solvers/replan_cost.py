@@ -13,11 +13,13 @@ import numpy as np
 
 from dualpath_model.cluster import Node
 from dualpath_model.errors import InfeasibleError
-from dualpath_model.loads import decode_point, expert_degree, hbm_space
+from dualpath_model.loads import expert_degree, hbm_space
 from dualpath_model.paths import Payload, Pool
 from dualpath_model.quantities import Dimension, show
 from dualpath_model.scenario import Scenario
 from dualpath_model.workload import FloatArray
+from solvers.replan_overheads import Engine
+from solvers.simulator.constants import Constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,13 @@ def node_cost(
     requests_per_s: float,
     restart_s: float | None,
     start_s: float,
+    constants: Constants,
 ) -> NodeCost:
     """Return what turning a ``node`` of ``pool`` away costs while it serves ``requests_per_s``.
 
-    ``restart_s``: as given; None: ``start_s`` and the load of the weights. The workload is that of
-    ``scenario``. Raises InfeasibleError if one request does not fit the node.
+    ``restart_s``: as given; None: ``start_s`` and the load of the weights. ``constants``: what software
+    adds to a decode step. The workload is that of ``scenario``. Raises InfeasibleError if one request
+    does not fit the node.
     """
     load_s = weight_seconds(scenario, pool, node)
     if pool is Pool.PREFILL:
@@ -67,11 +71,12 @@ def node_cost(
         if scenario.serving.dram_cache_hit_share > 0 and node.dram_bytes is not None:
             held = max(0.0, node.dram_bytes - (node.buffer_bytes or 0.0))
     else:
-        step_s, batch = _decode_step(scenario, node)
-        outputs = scenario.workload.output_tokens
-        most = batch * node.gpus / scenario.serving.decode.tensor
-        running = min(most, requests_per_s * float(outputs.mean()) * step_s)
-        drain_s = last_residual(outputs, running) * step_s
+        outputs, engines = scenario.workload.output_tokens, _engines(scenario, node)
+        engine = Engine.of(scenario, node, _pool_gpus(scenario), constants)
+        tokens_per_s = requests_per_s * float(outputs.mean()) / engines
+        each = engine.running(tokens_per_s, scenario.slo.tpot_s)
+        running = each * engines
+        drain_s = last_residual(outputs, running) * engine.seconds(each)
         stays = any(path.stays for path in scenario.serving.table.paths)
         held = _hbm_bytes(scenario, node) if stays else 0.0
     moved = running * scenario.means.decode_context_bytes
@@ -127,25 +132,18 @@ def last_residual(outputs: FloatArray, running: float) -> float:
     return float(min(high, low + (here - target) / slope))
 
 
-def _decode_step(scenario: Scenario, node: Node) -> tuple[float, float]:
-    """Return the seconds of a full step on a decode node and the batch of an engine in it."""
-    gpus = sum(one.gpus for one in scenario.cluster.decode)
-    point = decode_point(
-        scenario.llm,
-        scenario.means,
-        node,
-        scenario.serving,
-        scenario.slo,
-        scenario.efficiencies,
-        gpus,
-    )
-    return float(point.step_s), float(point.batch)
+def _engines(scenario: Scenario, node: Node) -> float:
+    return node.gpus / scenario.serving.decode.tensor
+
+
+def _pool_gpus(scenario: Scenario) -> int:
+    return sum(one.gpus for one in scenario.cluster.decode)
 
 
 def _hbm_bytes(scenario: Scenario, node: Node) -> float:
-    gpus = sum(one.gpus for one in scenario.cluster.decode)
+    serving, gpus = scenario.serving, _pool_gpus(scenario)
     try:
-        space = hbm_space(scenario.llm, node, scenario.serving.decode, scenario.efficiencies, gpus)
+        space = hbm_space(scenario.llm, node, serving.decode, scenario.efficiencies, gpus)
     except InfeasibleError:
         return 0.0
     return float(space) * node.gpus

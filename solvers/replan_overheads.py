@@ -10,13 +10,15 @@ step take as long in the LP as in the simulator. Nothing else of the model chang
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dualpath_model.cluster import Cluster, Node
 from dualpath_model.loads import DecodeStep, decode_step, hbm_space
 from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.setup import engine_flop_per_s
 from solvers.simulator.constants import Constants
+
+_ROUNDS = 60
 
 
 def slowed(scenario: Scenario, cluster: Cluster, constants: Constants, token_limit: int) -> Cluster:
@@ -78,34 +80,62 @@ def _step_share(scenario: Scenario, node: Node, pool_gpus: int, constants: Const
     A step is full where the HBM is, or where it takes the whole TPOT. Raises InfeasibleError as
     :func:`dualpath_model.loads.hbm_space` does.
     """
-    llm, means, split = scenario.llm, scenario.means, scenario.serving.decode
-    step = decode_step(llm, means, node, scenario.serving, scenario.efficiencies, pool_gpus)
-    copies = llm.replication(split.tensor) / split.tensor
-    free = hbm_space(llm, node, split, scenario.efficiencies, pool_gpus)
-    fits = max(1.0, free / (means.decode_context_bytes * copies))
-    batch = _largest(scenario, step, constants, fits)
-    roofline_s = step.seconds(batch) - step.fixed_s
-    more_s = _step_s(scenario, step, constants, batch) - step.fixed_s
-    return roofline_s / more_s
+    engine = Engine.of(scenario, node, pool_gpus, constants)
+    batch = engine.full_batch(scenario.slo.tpot_s)
+    roofline_s = engine.step.seconds(batch) - engine.step.fixed_s
+    return roofline_s / (roofline_s + engine.added_s(batch))
 
 
-def _step_s(scenario: Scenario, step: DecodeStep, constants: Constants, batch: float) -> float:
-    """Return the seconds of a step in the simulator."""
-    layers = scenario.llm.layers
-    fixed_s = (constants.step_layer_s + batch * constants.request_layer_s) * layers
-    return fixed_s + step.seconds(batch) - step.fixed_s
+@dataclass(frozen=True)
+class Engine:
+    """A decode engine as the simulator has it: its roofline, and what software adds to a step.
 
+    ``fits``: requests whose KV-cache its HBM holds, at least 1.
+    """
 
-def _largest(scenario: Scenario, step: DecodeStep, constants: Constants, fits: float) -> float:
-    """Return the largest batch within the TPOT, at most ``fits`` and at least 1."""
-    tpot_s = scenario.slo.tpot_s
-    if _step_s(scenario, step, constants, fits) <= tpot_s:
-        return fits
-    low, high = 1.0, fits
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        if _step_s(scenario, step, constants, middle) <= tpot_s:
-            low = middle
-        else:
-            high = middle
-    return low
+    step: DecodeStep
+    constants: Constants
+    layers: int
+    fits: float
+
+    @classmethod
+    def of(cls, scenario: Scenario, node: Node, pool_gpus: int, constants: Constants) -> Engine:
+        """Return the engine of a node. Raises InfeasibleError where the LLM does not fit."""
+        llm, means, split = scenario.llm, scenario.means, scenario.serving.decode
+        step = decode_step(llm, means, node, scenario.serving, scenario.efficiencies, pool_gpus)
+        copies = llm.replication(split.tensor) / split.tensor
+        free = hbm_space(llm, node, split, scenario.efficiencies, pool_gpus)
+        fits = max(1.0, free / (means.decode_context_bytes * copies))
+        return cls(step, constants, llm.layers, fits)
+
+    def added_s(self, batch: float) -> float:
+        """Return what software adds to a step of ``batch`` requests beyond what its profile measured.
+
+        A measured step has the software in it: it is never made shorter, whatever the constants say.
+        """
+        each = self.constants.step_layer_s + batch * self.constants.request_layer_s
+        return max(0.0, each * self.layers - self.step.fixed_s)
+
+    def seconds(self, batch: float) -> float:
+        """Return the seconds of a step of ``batch`` requests."""
+        return self.step.seconds(batch) + self.added_s(batch)
+
+    def full_batch(self, tpot_s: float) -> float:
+        """Return the largest batch within the TPOT whose KV-cache fits, at least 1."""
+        if self.seconds(self.fits) <= tpot_s:
+            return self.fits
+        low, high = 1.0, self.fits
+        for _ in range(_ROUNDS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self.seconds(middle) <= tpot_s else (low, middle)
+        return low
+
+    def running(self, tokens_per_s: float, tpot_s: float) -> float:
+        """Return how many requests run while ``tokens_per_s`` are generated: Little's law.
+
+        A step is as long as those that run make it; at most a full batch runs.
+        """
+        most, batch = self.full_batch(tpot_s), 0.0
+        for _ in range(_ROUNDS):  # rises to the least batch that keeps up
+            batch = min(most, tokens_per_s * self.seconds(batch))
+        return batch

@@ -18,7 +18,7 @@ from dualpath_model.scenario import Scenario
 from dualpath_model.scheduler.setup import node_name
 from solvers.alternatives import Quick, quick_many
 from solvers.replan_overheads import slowed
-from solvers.simulator.constants import Constants
+from solvers.simulator.constants import Constants, of_cluster
 
 Assignment = tuple[tuple[int, int], ...]
 """(prefill, decode) nodes of each kind."""
@@ -58,12 +58,12 @@ class Capacities:
 
     The scenario's workload is the mix that is served. ``constants`` and ``token_limit``: what engines
     add to the roofline (:mod:`solvers.replan_overheads`); by default nothing, the LP of
-    ``dualpath plan``.
+    ``dualpath plan``; None: what the nodes' profiles measured in the roles that they have then.
     """
 
     scenario: Scenario
     kinds: Kinds
-    constants: Constants = field(default_factory=Constants)
+    constants: Constants | None = field(default_factory=Constants)
     token_limit: int = 0
     _known: dict[Assignment, Quick | None] = field(default_factory=dict)
 
@@ -97,7 +97,13 @@ class Capacities:
         return 0.0 if found is None else found.throughput
 
     def _as_run(self, assignment: Assignment) -> Cluster:
-        return slowed(self.scenario, self.cluster(assignment), self.constants, self.token_limit)
+        cluster = self.cluster(assignment)
+        constants = self.constants_in(cluster)
+        return slowed(self.scenario, cluster, constants, self.token_limit)
+
+    def constants_in(self, cluster: Cluster) -> Constants:
+        """Return what engines of a cluster add: as given, or by the profiles of its pools."""
+        return of_cluster(cluster) if self.constants is None else self.constants
 
     def cluster(self, assignment: Assignment) -> Cluster:
         """Return the cluster that an assignment makes."""

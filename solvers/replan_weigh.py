@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
@@ -12,6 +13,16 @@ from solvers.replan_ratios import Assignment, Capacities, Kinds, assignments, ne
 
 _BATCHES = 8
 """Of nodes that turn one after another, where the caller leaves it to us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How nodes are turned: requests lost meanwhile, time, least LP capacity, nodes at once."""
+
+    lost_requests: float
+    seconds: float
+    least_requests_per_s: float
+    at_once: int
 
 
 class Weigh:
@@ -57,60 +68,67 @@ class Weigh:
         capacity, rule = self.capacities.of(after), self.rule
         turned = sum(abs(p2 - p) for (p, _), (p2, _) in zip(self.kinds.now, after, strict=True))
         served, now = self.served(capacity), self.served(self.before)
-        switch_s, during, lost, at_once = 0.0, self.before, 0.0, 0
+        way, refilled = Way(0.0, 0.0, self.before, 0), 0.0
+
+        def gained(way: Way) -> float:
+            return (served - now) * max(0.0, rule.horizon_s - way.seconds)
+
         if turned and capacity > 0:
-            lost, switch_s, during, at_once = min(self._ways(after, turned))
-            lost += refill_requests(self.mixed, self.lost_bytes(after))
-        gain = (served - now) * max(0.0, rule.horizon_s - switch_s)
+            # the first of equals: all at once
+            way = max(self._ways(after, turned), key=lambda way: gained(way) - way.lost_requests)
+            refilled = refill_requests(self.mixed, self.lost_bytes(after))
+        gain, cost = gained(way), way.lost_requests + refilled
         return Option(
             prefill_nodes=sum(p for p, _ in after),
             decode_nodes=sum(d for _, d in after),
             turned=turned,
             capacity_requests_per_s=capacity,
-            during_requests_per_s=during,
+            during_requests_per_s=way.least_requests_per_s,
             served_requests_per_s=served,
-            switch_s=switch_s,
-            nodes_at_once=at_once,
+            switch_s=way.seconds,
+            nodes_at_once=way.at_once,
             gain_requests=gain,
-            cost_requests=lost,
-            net_requests=gain - lost,
+            cost_requests=cost,
+            net_requests=gain - cost,
         )
 
-    def _ways(self, after: Assignment, turned: int) -> list[tuple[float, float, float, int]]:
-        """Return (requests lost, seconds, least capacity, nodes at once) of each way to turn them."""
+    def _ways(self, after: Assignment, turned: int) -> list[Way]:
+        """Return each way to turn them, all at once first."""
         if self.rule.at_once is not None:
             sizes = [min(self.rule.at_once, turned)]
         else:
-            sizes = sorted({turned, math.ceil(turned / _BATCHES)})
+            sizes = sorted({turned, math.ceil(turned / _BATCHES)}, reverse=True)
         return [self._batches(after, size) for size in sizes]
 
-    def _batches(self, after: Assignment, size: int) -> tuple[float, float, float, int]:
+    def _batches(self, after: Assignment, size: int) -> Way:
         now = self.served(self.before)
-        states = []
-        for first, last, out in _steps(self.kinds.now, after, size):
-            states.append((out, max(self._cost(*one).switch_s for one in first[last:])))
-        self.capacities.ask(out for out, _ in states)
+        states = [
+            (meanwhile, max(self._cost(*node).switch_s for node in turning))
+            for turning, meanwhile in _steps(self.kinds.now, after, size)
+        ]
+        self.capacities.ask(meanwhile for meanwhile, _ in states)
         # what is turned already may serve more than before: that is not counted as a gain
-        found = [(min(self.before, self.capacities.of(out)), seconds) for out, seconds in states]
+        found = [(min(self.before, self.capacities.of(one)), seconds) for one, seconds in states]
         lost = sum(max(0.0, now - self.served(capacity)) * seconds for capacity, seconds in found)
-        return lost, sum(s for _, s in found), min(c for c, _ in found), size
+        return Way(lost, sum(s for _, s in found), min(c for c, _ in found), size)
 
     def _cost(self, kind: int, pool: Pool) -> NodeCost:
         if (kind, pool) not in self._costs:
             node = self.kinds.nodes[kind]
             each = len(self.mixed.cluster.nodes(pool))
             rate = min(self.before, self.load) / each
+            constants = self.capacities.constants_in(self.mixed.cluster)
             self._costs[kind, pool] = node_cost(
-                self.mixed, pool, node, rate, self.rule.restart_s, self.rule.start_s
+                self.mixed, pool, node, rate, self.rule.restart_s, self.rule.start_s, constants
             )
         return self._costs[kind, pool]
 
 
 def _steps(
     now: Assignment, after: Assignment, size: int
-) -> list[tuple[list[tuple[int, Pool]], int, Assignment]]:
-    """Return the batches in which nodes turn: (all nodes turned by its end as (kind, pool they leave),
-    how many of them before it, the nodes that serve meanwhile).
+) -> list[tuple[list[tuple[int, Pool]], Assignment]]:
+    """Return the batches in which nodes turn: those of it as (kind, pool that they leave), and the
+    nodes that serve meanwhile.
     """
     moves = [
         (kind, Pool.PREFILL if p2 < p else Pool.DECODE)
@@ -119,14 +137,13 @@ def _steps(
     ]
     found = []
     for first in range(0, len(moves), size):
-        last = min(first + size, len(moves))
         counts = [list(one) for one in now]
-        for number, (kind, pool) in enumerate(moves[:last]):
+        for number, (kind, pool) in enumerate(moves[: first + size]):
             leaves, joins = (0, 1) if pool is Pool.PREFILL else (1, 0)
             counts[kind][leaves] -= 1
             if number < first:
                 counts[kind][joins] += 1
-        found.append((moves[:last], first, tuple((p, d) for p, d in counts)))
+        found.append((moves[first : first + size], tuple((p, d) for p, d in counts)))
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 
-from dualpath_model.cluster import Node
+from dualpath_model.cluster import Cluster, Node
 from dualpath_model.errors import InputError
 from dualpath_model.scenario import Scenario
 
@@ -43,14 +43,19 @@ def fitted() -> Constants:
 
 
 def of_scenario(scenario: Scenario) -> Constants:
+    """Return the constants of a scenario's cluster: :func:`of_cluster`."""
+    return of_cluster(scenario.cluster)
+
+
+def of_cluster(cluster: Cluster) -> Constants:
     """Return the measured constants where every node of a pool has them, else the fitted ones.
 
     Of several profiles in a pool the slowest counts. A measured decode step has every request's part in
     it already.
     """
     constants = fitted()
-    batch = _slowest(scenario.cluster.prefill, "prefill_layer_s")
-    step = _slowest(scenario.cluster.decode, "decode_layer_s")
+    batch = _slowest(cluster.prefill, "prefill_layer_s")
+    step = _slowest(cluster.decode, "decode_layer_s")
     if batch is not None:
         constants = replace(constants, batch_layer_s=batch)
     if step is not None:
