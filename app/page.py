@@ -16,6 +16,7 @@ p.sub { color: #555; margin: 0 0 20px; }
 .tile { border: 1px solid #ddd; border-radius: 8px; padding: 12px 14px; }
 .tile b { display: block; font-size: 22px; } .tile span { color: #555; font-size: 13px; }
 .warn b { color: #D55E00; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; border-bottom: 2px solid #ccc; padding: 4px 8px; }
 td { border-bottom: 1px solid #eee; padding: 4px 8px; }
@@ -143,6 +144,5 @@ def table(
     for i, row in enumerate(rows):
         kind = f' class="{kinds[i]}"' if i < len(kinds) and kinds[i] else ""
         body.append(f"<tr{kind}>{cells('td', row)}</tr>")
-    return (
-        f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    )
+    head = f"<thead><tr>{cells('th', heads)}</tr></thead>"
+    return f"<div class=wide><table>{head}<tbody>{''.join(body)}</tbody></table></div>"

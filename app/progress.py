@@ -31,7 +31,8 @@ def bar(title: str, first: str = "") -> Iterator[Tell]:
         with _live(console, title, first) as tell:
             yield tell
     else:
-        yield _lines(title)
+        with _lines(title, first) as tell:
+            yield tell
 
 
 @contextmanager
@@ -73,8 +74,17 @@ def _live(console: object, title: str, first: str) -> Iterator[Tell]:
         progress.stop()
 
 
-def _lines(title: str) -> Tell:
+@contextmanager
+def _lines(title: str, first: str) -> Iterator[Tell]:
     begun = said = time.monotonic()
+
+    def begin() -> None:
+        print(f"{title}: {first}", file=sys.stderr, flush=True)
+
+    later = threading.Timer(_PATIENCE_S, begin)
+    later.daemon = True
+    if first:
+        later.start()
 
     def tell(done: float, text: str) -> None:
         nonlocal said
@@ -83,7 +93,11 @@ def _lines(title: str) -> Tell:
         if now - said < _LINE_S:
             return
         said = now
+        later.cancel()
         left = f", about {(now - begun) * (1 - done) / done:.0f} s left" if done > 0 else ""
         print(f"{title}: {done:.0%}{left}; {text}", file=sys.stderr, flush=True)
 
-    return tell
+    try:
+        yield tell
+    finally:
+        later.cancel()

@@ -74,14 +74,25 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
+class KindRoles:
+    """How many nodes of a kind have each role."""
+
+    node: str
+    prefill_nodes: int
+    decode_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
     """One ratio: its capacity, what the switch to it takes and what it is worth, in requests.
 
+    ``kinds``: the roles of each kind of nodes; several options can have one ratio in all.
     ``net_requests``: gain - cost over the horizon. ``nodes_at_once``: how many turn together.
     """
 
     prefill_nodes: int
     decode_nodes: int
+    kinds: tuple[KindRoles, ...]
     turned: int
     capacity_requests_per_s: float
     during_requests_per_s: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
-from solvers.replan_answer import Option, Rule
+from solvers.replan_answer import KindRoles, Option, Rule
 from solvers.replan_cost import NodeCost, node_cost, refill_requests
 from solvers.replan_ratios import Assignment, Capacities, Kinds, assignments, neighbours_at
 
@@ -81,6 +81,10 @@ class Weigh:
         return Option(
             prefill_nodes=sum(p for p, _ in after),
             decode_nodes=sum(d for _, d in after),
+            kinds=tuple(
+                KindRoles(node.name, p, d)
+                for node, (p, d) in zip(self.kinds.nodes, after, strict=True)
+            ),
             turned=turned,
             capacity_requests_per_s=capacity,
             during_requests_per_s=way.least_requests_per_s,

@@ -204,6 +204,14 @@ def test_several_kinds_keep_their_hardware_and_match_brute_force() -> None:
         assert before == kind.prefill_after + kind.decode_after
     names = [one.name for one in found.turned]
     assert len(set(names)) == len(names) == found.best.turned
+    # every option says who has which role, and no two say the same
+    roles = [option.kinds for option in found.options]
+    assert len(set(roles)) == len(roles) == 3 * 4 - 2
+    for option in found.options:
+        assert sum(kind.prefill_nodes for kind in option.kinds) == option.prefill_nodes
+        assert sum(kind.decode_nodes for kind in option.kinds) == option.decode_nodes
+    after = [(kind.node, kind.prefill_after, kind.decode_after) for kind in found.kinds]
+    assert [(k.node, k.prefill_nodes, k.decode_nodes) for k in found.best.kinds] == after
 
 
 def test_many_nodes_are_searched_step_by_step_to_the_same_end(
