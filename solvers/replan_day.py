@@ -3,8 +3,9 @@
 The controller is a fold over windows: at the end of each it sees the turns that were submitted in it, as
 a monitor would, and asks :func:`solvers.replan.decide`. What it decides happens in the same simulation:
 the nodes that turn are closed, finish what they have, are away for the restart, and open in their new
-role. Fixed ratios run through the same code without decisions; alpha and beta of their schedulers follow
-each window's mix as well, so that what is compared is the ratio alone.
+role. Where no ratio serves a window's mix, all roles stay. Fixed ratios run through the same code
+without decisions; alpha and beta of their schedulers follow each window's mix as well, so that what is
+compared is the ratio alone.
 """
 
 from __future__ import annotations
@@ -17,14 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from dualpath_model.errors import InputError
+from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario, WorkloadClass
 from dualpath_model.workload import Workload
 from solvers.replan import TOKEN_LIMIT, decide, with_mix
 from solvers.replan_answer import Decision, Rule
 from solvers.replan_compose import Day
-from solvers.replan_ratios import check_cluster
+from solvers.replan_ratios import (
+    MOST_ASSIGNMENTS,
+    Assignment,
+    Capacities,
+    Kinds,
+    assignments,
+    check_cluster,
+    kinds_of,
+)
 from solvers.replan_roles import RoleSimulation, window_of
 from solvers.simulator import state as arrays
 from solvers.simulator.capacity import bracket
@@ -45,7 +54,8 @@ class Step:
 
     ``within_slo``: share of the turns submitted in it whose TTFT and TPOT met the SLO; nan of none.
     ``prefill_nodes`` and ``decode_nodes``: open at its end. ``closed_node_s``: node-seconds in which
-    nodes that turn served nothing new. ``reason``: the first of the decision's.
+    nodes that turn served nothing new. ``reason``: the first of the decision's; where no ratio serves
+    the window's mix, why, with the action "keep", a capacity of nan and no best ratio.
     """
 
     begin_s: float
@@ -62,7 +72,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Driven:
-    """A day under one way of running the cluster. ``name``: "4P4D" or "adaptive".
+    """A day under one way of running the cluster. ``name``: "adaptive", "4P4D", or of several kinds
+    "1P2D: 1 slow | 2 fast", the prefill nodes before the line.
 
     Spreads are over all turns. ``closed_node_hours``: what the switches cost; ``drains_s``: how long
     each batch of nodes took to run empty. ``node_hours``: all nodes until the last turn ended.
@@ -97,9 +108,9 @@ class Sustained:
 
 @dataclass(frozen=True)
 class DayResult:
-    """The comparison. ``fixed`` has every ratio of the same nodes, ``best_fixed`` the one that does best
-    in hindsight. ``sustained``: of re-planning and of every ratio that comes near the best one; empty
-    where the highest load was not asked for.
+    """The comparison. ``fixed`` has every ratio of the same nodes (of several kinds: every way to give
+    them their roles), ``best_fixed`` the one that does best in hindsight. ``sustained``: of re-planning
+    and of every ratio that comes near the best one; empty where the highest load was not asked for.
     """
 
     day: str
@@ -155,12 +166,15 @@ def replan_day(
 ) -> DayResult:
     """Drive ``day`` with re-planning, from the scenario's roles on, and with every fixed ratio.
 
+    Of several kinds of nodes every way to give them their roles is one: re-planning may choose it, too.
+
     ``search``: also find the highest load of each at which ``least_within_slo`` of the turns met the
     SLO, to a relative ``tolerance``. KeyboardInterrupt from ``progress`` during the search keeps the
     rest.
 
-    Raises InputError for bad numbers and for what the simulator does not model, InfeasibleError where
-    the scenario cannot be served.
+    Raises InputError for bad numbers, for what the simulator does not model and for more than
+    MOST_ASSIGNMENTS ways to give the nodes their roles, InfeasibleError where the scenario cannot be
+    served.
     """
     rule, lab = rule or Rule(), lab or Lab()
     check_cluster(scenario)
@@ -227,11 +241,47 @@ def _with_day(scenario: Scenario, day: Day, load: float) -> Scenario:
 
 
 def _fixed(scenario: Scenario) -> Iterable[tuple[str, Scenario]]:
-    """Yield every fixed ratio of the scenario's nodes: of several kinds, in the order of the pools."""
-    nodes = (*scenario.cluster.prefill, *scenario.cluster.decode)
-    for prefill in range(1, len(nodes)):
-        cluster = replace(scenario.cluster, prefill=nodes[:prefill], decode=nodes[prefill:])
-        yield f"{prefill}P{len(nodes) - prefill}D", scenario.on(cluster)
+    """Yield every way to give the scenario's nodes their roles, by name, fewest prefill nodes first."""
+    kinds = kinds_of(scenario.cluster)
+    every = assignments(kinds.now)
+    if every is None:
+        counts = ", ".join(
+            f"{p + d} {name}" for (p, d), name in zip(kinds.now, _kind_names(kinds), strict=True)
+        )
+        raise InputError(
+            f"the nodes of '{scenario.name}' ({counts}) can be given their roles in more than "
+            f"{MOST_ASSIGNMENTS} ways, too many to drive a day with each; use fewer kinds or fewer nodes"
+        )
+    clusters = Capacities(scenario, kinds)
+    for one in sorted(every, key=lambda one: sum(p for p, _ in one)):
+        as_is = one == kinds.now
+        yield _name(kinds, one), scenario if as_is else scenario.on(clusters.cluster(one))
+
+
+def _name(kinds: Kinds, assignment: Assignment) -> str:
+    """Return "4P4D"; of several kinds also which nodes these are: "1P2D: 1 slow | 2 fast"."""
+    ratio = f"{sum(p for p, _ in assignment)}P{sum(d for _, d in assignment)}D"
+    if len(kinds.nodes) == 1:
+        return ratio
+    names = _kind_names(kinds)
+    pools = [
+        ", ".join(
+            f"{counts[pool]} {name}"
+            for name, counts in zip(names, assignment, strict=True)
+            if counts[pool]
+        )
+        for pool in (0, 1)
+    ]
+    return f"{ratio}: {pools[0]} | {pools[1]}"
+
+
+def _kind_names(kinds: Kinds) -> list[str]:
+    """Return the names of the kinds; of different kinds with one name also which of them it is."""
+    names = [node.name for node in kinds.nodes]
+    return [
+        name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
 
 
 def _sustained(
@@ -296,21 +346,46 @@ def drive(
 
 @dataclass
 class _Seen:
-    """A window as the controller saw it."""
+    """A window as the controller saw it. ``unserved``: why no ratio serves its mix, or nothing."""
 
     begin_s: float
     prefill_nodes: int
     decode_nodes: int
     closed_node_s: float
     decision: Decision | None
+    unserved: str = ""
+
+    @property
+    def action(self) -> str:
+        """What was decided; nothing where nobody was asked."""
+        return "keep" if self.unserved else "" if self.decision is None else self.decision.action
+
+    @property
+    def reason(self) -> str:
+        """The first reason for it."""
+        if self.decision is None or not self.decision.reasons:
+            return self.unserved
+        return self.decision.reasons[0]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Nodes that turn together, the role that each takes, and the restart of the slowest."""
+
+    roles: dict[int, Pool]
+    restart_s: float
+
+    @property
+    def nodes(self) -> list[int]:
+        """All of them, of either role."""
+        return list(self.roles)
 
 
 @dataclass
 class _Switching:
-    """Nodes that turn, batch by batch: (nodes, role that they take)."""
+    """Nodes that turn, batch by batch. ``ready_s``: when the first batch opens, None while it drains."""
 
-    batches: list[tuple[list[int], Pool]]
-    restart_s: float
+    batches: list[_Batch]
     closed_s: float = 0.0
     ready_s: float | None = None
 
@@ -345,18 +420,19 @@ class _Control:
                 self.sim.go(to_s)
                 self.now_s = to_s
                 return closed
-            nodes, role = switch.batches[0]
+            batch = switch.batches[0]
             until = min(to_s, self.now_s + _LOOK_S if switch.ready_s is None else switch.ready_s)
             if not self.sim.ended:
                 self.sim.go(until)
-            closed += len(nodes) * (until - self.now_s)
+            closed += len(batch.nodes) * (until - self.now_s)
             self.now_s = until
             if switch.ready_s is None:
-                if self.sim.drained(nodes):
+                if self.sim.drained(batch.nodes):
                     self.drains_s.append(self.now_s - switch.closed_s)
-                    switch.ready_s = self.now_s + switch.restart_s
+                    switch.ready_s = self.now_s + batch.restart_s
             elif self.now_s >= switch.ready_s:
-                self.sim.open(nodes, role)
+                for role in (Pool.PREFILL, Pool.DECODE):
+                    self.sim.open([i for i, to in batch.roles.items() if to is role], role)
                 switch.batches.pop(0)
                 self._next_batch()
         return closed
@@ -368,7 +444,7 @@ class _Control:
             self.switching = None
             return
         switch.closed_s, switch.ready_s = self.now_s, None
-        self.sim.close(switch.batches[0][0])
+        self.sim.close(switch.batches[0].nodes)
 
     # ---- decisions -------------------------------------------------------------------------------
 
@@ -378,18 +454,20 @@ class _Control:
         came = self.sim.submitted(begin_s, end_s)
         # What waits from before has to be served next, whenever it came.
         turns = np.union1d(came, waiting)
-        decision = None
+        decision, unserved = None, ""
         workload = self.scenario.workload
         if turns.size and (workload.miss_tokens[turns] > 0).any():
             seen = window_of(workload, turns, f"{begin_s:g} to {end_s:g} s")
             self.sim.set_limits(with_mix(self.scenario, seen))
             if self.rule is not None and self.switching is None:
                 rate = len(came) / (end_s - begin_s)
-                decision = self._decide(seen, rate, len(waiting), end_s)
+                try:
+                    decision = self._decide(seen, rate, len(waiting), end_s)
+                except InfeasibleError as error:  # of these turns alone; the day goes on
+                    unserved = str(error)
         roles = self.sim.roles
-        return _Seen(
-            begin_s, roles.count(Pool.PREFILL), roles.count(Pool.DECODE), closed_s, decision
-        )
+        prefill, decode = roles.count(Pool.PREFILL), roles.count(Pool.DECODE)
+        return _Seen(begin_s, prefill, decode, closed_s, decision, unserved)
 
     def _decide(self, seen: Workload, rate: float, waiting: int, now_s: float) -> Decision:
         assert self.rule is not None
@@ -416,22 +494,31 @@ class _Control:
         if self.told is not None:
             self.told(now_s, decision)
         if decision.action == "change":
-            moves = [
-                (places[Pool(one.before)][one.position], Pool(one.after)) for one in decision.turned
-            ]
-            size = decision.nodes_at_once
-            batches = [moves[i : i + size] for i in range(0, len(moves), size)]
-            # nodes of one batch take one role each; two roles in a batch only where kinds swap
-            split = [
-                ([node for node, to in batch if to is role], role)
-                for batch in batches
-                for role in dict.fromkeys(to for _, to in batch)
-            ]
-            restart_s = max(cost.restart_s for cost in decision.node_costs)
-            self.switching = _Switching(split, restart_s)
+            self.switching = _Switching(_batches(decision, places))
             self.changed_s, self.changes = now_s, self.changes + 1
             self._next_batch()
         return decision
+
+
+def _batches(decision: Decision, places: dict[Pool, list[int]]) -> list[_Batch]:
+    """Return the batches in which the nodes of a decision turn. ``places``: the nodes of each pool."""
+    turns = [abs(one.prefill_after - one.prefill_before) for one in decision.kinds]
+    # both lists go kind by kind: a cost for each kind that turns, and its nodes
+    restarts_s = [
+        cost.restart_s
+        for cost, count in zip(decision.node_costs, [n for n in turns if n], strict=True)
+        for _ in range(count)
+    ]
+    moves = [
+        (places[Pool(one.before)][one.position], Pool(one.after), restart_s)
+        for one, restart_s in zip(decision.turned, restarts_s, strict=True)
+    ]
+    size = decision.nodes_at_once
+    cut = [moves[i : i + size] for i in range(0, len(moves), size)]
+    return [
+        _Batch({node: to for node, to, _ in batch}, max(restart_s for *_, restart_s in batch))
+        for batch in cut
+    ]
 
 
 def _driven(
@@ -463,14 +550,12 @@ def _driven(
             prefill_nodes=one.prefill_nodes,
             decode_nodes=one.decode_nodes,
             closed_node_s=one.closed_node_s,
-            action="" if one.decision is None else one.decision.action,
+            action=one.action,
             capacity_requests_per_s=math.nan
             if one.decision is None
             else one.decision.capacity_requests_per_s.before,
             best_prefill_nodes=0 if one.decision is None else one.decision.best.prefill_nodes,
-            reason=""
-            if one.decision is None or not one.decision.reasons
-            else one.decision.reasons[0],
+            reason=one.reason,
         )
         for i, one in enumerate(seen)
     )

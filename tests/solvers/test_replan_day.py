@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from dualpath_model.errors import InputError
+from dualpath_model.cluster import Node
+from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario, WorkloadClass
 from dualpath_model.workload import Workload
+from solvers import replan_day as days
+from solvers.replan import decide, with_mix
 from solvers.replan_answer import Decision, Rule
-from solvers.replan_compose import Day, Part, half_of, read_day
-from solvers.replan_day import Lab, _sustained, drive, replan_day, to_json
+from solvers.replan_compose import Day, Part
+from solvers.replan_day import Driven, Lab, _batches, _name, _sustained, drive, replan_day, to_json
+from solvers.replan_ratios import kinds_of
 from solvers.replan_roles import RoleSimulation, window_of
 from solvers.simulator import state as arrays
 from solvers.simulator.experiments import simulate
-from tests.conftest import ROOT
-from tests.solvers.test_replan import APPENDS, OUTPUTS, cluster_of, mix
+from tests.solvers.test_replan import OUTPUTS, cluster_of, mix
 
 PLAIN = Lab(compiled=False)
-SAMPLE = ROOT / "examples" / "traces" / "agentic_sample"
+AT = {field: column for column, field in enumerate(arrays.RESULT_FIELDS)}
 
 
 def busy(scenario: Scenario, workload: Workload, every_s: float = 0.537) -> Scenario:
@@ -63,8 +67,10 @@ def test_a_closed_node_finishes_what_it_has_and_gets_nothing_more() -> None:
     sim.close([3])  # d1
     assert sim.roles == [Pool.PREFILL, Pool.PREFILL, Pool.DECODE, None]
     closed_ns = sim.now_ns
+    assert not sim.drained([3])
     while not sim.drained([3]):
         sim.go(sim.now_ns / arrays.SECOND + 0.25)
+    opened_ns = sim.now_ns
     sim.open([3], Pool.PREFILL)
     sim.go(1e6)
     assert sim.ended
@@ -76,6 +82,8 @@ def test_a_closed_node_finishes_what_it_has_and_gets_nothing_more() -> None:
     placed = rows[np.isin(rows[:, arrays.RESULT_FIELDS.index("decode")], mine)]
     assert len(placed) > 0
     assert (placed[:, arrays.RESULT_FIELDS.index("placed")] <= closed_ns).all()
+    last_ns = placed[:, AT["ended"]].max()
+    assert opened_ns - 0.26 * arrays.SECOND <= last_ns <= opened_ns
     after = [i for i, e in enumerate(names["prefill"].engines) if e.startswith("p3/")]
     assert np.isin(rows[:, arrays.RESULT_FIELDS.index("prefill")], after).any()
 
@@ -115,23 +123,36 @@ def test_experts_over_several_nodes_cannot_change_roles_alone() -> None:
         RoleSimulation(replace(scenario, serving=replace(scenario.serving, decode=wide)))
 
 
+def limits(sim: RoleSimulation) -> tuple[list[int], list[int]]:
+    """What bounds the scheduler: alpha of every node, beta of every prefill engine."""
+    return list(sim.run.state.nodes.alpha), list(sim.run.state.prefill.limit)
+
+
+def test_limits_are_those_of_a_scenario_with_that_mix_from_the_start() -> None:
+    sim = RoleSimulation(small(), compiled=False)
+    before = limits(sim)
+    mixed = with_mix(small(), OUTPUTS)
+    sim.set_limits(mixed)
+    assert limits(sim) == limits(RoleSimulation(mixed, compiled=False)) != before
+
+
 # ---- days ----------------------------------------------------------------------------------------
+
+
+def joined(*parts: Workload) -> Workload:
+    """All turns of some workloads, one after the other."""
+    columns = ("prompt_tokens", "hit_tokens", "output_tokens", "think_time_s", "start_s")
+    turns = sum(part.turns for part in parts)
+    return Workload(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns},
+        offsets=np.arange(turns + 1),
+    )
 
 
 def shifting(turns: int) -> Scenario:
     """Appends, then outputs: the best ratio moves from one end to the other."""
-    first = replace(APPENDS, start_s=np.zeros(300))
-    parts = [mix(2_000, 6_000, 100, turns), mix(30_000, 300, 1_500, turns)]
-    assert first.turns == 300
-    day = Workload(
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("prompt_tokens", "hit_tokens", "output_tokens", "think_time_s")
-        },
-        start_s=np.concatenate((np.arange(turns) * 0.1, turns * 0.1 + np.arange(turns) * 0.1)),
-        offsets=np.arange(2 * turns + 1),
-    )
-    return replace(cluster_of(2, 2), classes=(WorkloadClass("day", day, share=1.0),))
+    day = joined(mix(2_000, 6_000, 100, turns), mix(30_000, 300, 1_500, turns))
+    return busy(cluster_of(2, 2), day, 0.1)
 
 
 def test_the_controller_turns_nodes_and_every_turn_ends() -> None:
@@ -152,17 +173,242 @@ def test_the_controller_turns_nodes_and_every_turn_ends() -> None:
 
 
 def test_no_node_turns_on_a_constant_mix_after_the_first_choice() -> None:
-    rule = Rule(min_turns=10, dwell_s=0.0, restart_s=1.0)
+    """Begun at 1P3D under a load of appends that it does not hold, by the margin, and 3P1D does."""
+    rule = Rule(min_turns=10, dwell_s=0.0, restart_s=1.0, margin=0.02)
     told: list[Decision] = []
-    drive(
-        busy(cluster_of(2, 2), mix(8_000, 2_000, 120, 200), 0.2),
+    driven = drive(
+        busy(cluster_of(1, 3), mix(2_000, 6_000, 100, 200), 0.2),
         rule,
-        every_s=8.0,
+        every_s=4.0,
         lab=PLAIN,
         decisions=lambda _, decision: told.append(decision),
     )
-    actions = [one.action for one in told]
-    assert actions.count("change") <= 1
+    assert told[0].best.turned > 0
+    assert [one.action for one in told] == ["change"] + ["keep"] * (len(told) - 1)
+    assert len(told) >= 5
+    assert driven.changes == 1
+
+
+@pytest.mark.parametrize(("dwell_s", "apart_s"), [(0.0, 30.0), (45.0, 50.0)])
+def test_the_second_change_waits_for_the_dwell(dwell_s: float, apart_s: float) -> None:
+    """The mix moves after 30 s; windows are 10 s long, so 45 s are over at the end of the fifth."""
+    rule = Rule(min_turns=20, dwell_s=dwell_s, restart_s=3.0, margin=0.02)
+    changed: list[float] = []
+    drive(
+        shifting(300),
+        rule,
+        every_s=10.0,
+        lab=PLAIN,
+        decisions=lambda s, d: changed.append(s) if d.action == "change" else None,
+    )
+    assert len(changed) == 2
+    assert changed[1] - changed[0] == apart_s
+
+
+@pytest.mark.parametrize("restart_s", [0.0, 3.0, 8.0])
+def test_a_node_that_turns_is_away_for_its_drain_and_its_restart(restart_s: float) -> None:
+    rule = Rule(min_turns=20, dwell_s=0.0, restart_s=restart_s, margin=0.02, at_once=4)
+    told: list[Decision] = []
+    driven = drive(
+        shifting(300), rule, every_s=10.0, lab=PLAIN, decisions=lambda _, d: told.append(d)
+    )
+    turned = [len(one.turned) for one in told if one.action == "change"]
+    assert len(turned) == len(driven.drains_s) >= 1  # all nodes of a change at once
+    away_s = sum(n * (drain + restart_s) for n, drain in zip(turned, driven.drains_s, strict=True))
+    assert driven.closed_node_hours * 3600 == pytest.approx(away_s)
+
+
+def test_a_turn_is_within_the_slo_only_if_its_ttft_and_its_tpot_are() -> None:
+    """Halves of a day with short and with long contexts, which make decode steps longer."""
+    scenario = busy(
+        cluster_of(2, 2), joined(mix(2_000, 500, 60, 40), mix(90_000, 500, 60, 40)), 0.1
+    )
+
+    def within(ttft_s: float, tpot_s: float) -> Driven:
+        slo = replace(scenario.slo, ttft_s=ttft_s, tpot_s=tpot_s)
+        return drive(replace(scenario, slo=slo), None, every_s=4.0, lab=PLAIN)
+
+    wide = within(60.0, 1.0)
+    assert wide.within_slo == 1.0
+    assert within(60.0, wide.tpot_s["p50"]).within_slo == pytest.approx(0.5, abs=0.15)
+    assert within(wide.ttft_s["p50"], 1.0).within_slo == pytest.approx(0.5, abs=0.15)
+    assert within(60.0, wide.tpot_s["p50"]).steps[0].within_slo == 1.0
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[RoleSimulation]:
+    """Keep the simulations of the days that are driven."""
+    kept: list[RoleSimulation] = []
+
+    class Kept(RoleSimulation):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.turned: list[tuple[int, str, tuple[int, ...]]] = []
+            kept.append(self)
+
+        def close(self, nodes: Sequence[int]) -> None:
+            super().close(nodes)
+            self.turned.append((self.now_ns, "close", tuple(nodes)))
+
+        def open(self, nodes: Sequence[int], role: Pool) -> None:
+            super().open(nodes, role)
+            self.turned.append((self.now_ns, role.value, tuple(nodes)))
+
+    monkeypatch.setattr(days, "RoleSimulation", Kept)
+    return kept
+
+
+def test_the_schedulers_of_fixed_ratios_follow_each_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the ratio alone is compared: at the end alpha and beta are those of the last mix."""
+    kept = recorded(monkeypatch)
+    appends, outputs = mix(2_000, 6_000, 100, 40), mix(30_000, 300, 300, 40)
+    scenario = busy(cluster_of(2, 2), joined(appends, outputs), 0.1)
+    drive(scenario, None, every_s=4.0, lab=PLAIN)
+    (sim,) = kept
+    assert limits(sim) == limits(RoleSimulation(with_mix(scenario, outputs), compiled=False))
+    assert limits(sim) != limits(RoleSimulation(scenario, compiled=False))
+
+
+def test_a_window_that_no_ratio_serves_keeps_all_roles_and_the_day_goes_on() -> None:
+    """One turn of 3M tokens alone in its window does not fit the TPOT; fixed ratios run through it."""
+    scenario = cluster_of(2, 2)
+    tight = replace(scenario, slo=replace(scenario.slo, tpot_s=0.012))
+    calm, huge = mix(8_000, 2_000, 120, 60), mix(3_000_000, 100, 50, 1)
+    day = joined(calm, huge)
+    starts = np.append(np.arange(60) * 0.5, 40.0)
+    asked = replace(tight, classes=(WorkloadClass("day", replace(day, start_s=starts), share=1.0),))
+    driven = drive(asked, Rule(), every_s=10.0, lab=PLAIN)
+    assert driven.turns == 61
+    assert driven.changes == 0
+    assert driven.within_slo == drive(asked, None, every_s=10.0, lab=PLAIN).within_slo
+
+
+def test_a_window_that_no_ratio_serves_says_why() -> None:
+    def deciding(*_: Any, **__: Any) -> Decision:
+        raise InfeasibleError("no ratio of these 4 nodes serves the window's mix")
+
+    with patch.object(days, "decide", deciding):
+        driven = drive(small(), Rule(), every_s=10.0, lab=PLAIN)
+    asked = [step for step in driven.steps if step.turns]
+    assert {step.action for step in asked} == {"keep"}
+    assert {step.reason for step in asked} == {"no ratio of these 4 nodes serves the window's mix"}
+    assert all(math.isnan(step.capacity_requests_per_s) for step in asked)
+    assert {(step.prefill_nodes, step.decode_nodes) for step in driven.steps} == {(2, 2)}
+
+
+def test_bad_input_of_a_window_still_ends_the_day() -> None:
+    def deciding(*_: Any, **__: Any) -> Decision:
+        raise InputError("a bad rule")
+
+    with patch.object(days, "decide", deciding), pytest.raises(InputError, match="a bad rule"):
+        drive(small(), Rule(), every_s=10.0, lab=PLAIN)
+
+
+# ---- several kinds -------------------------------------------------------------------------------
+
+
+def two_kinds() -> tuple[Scenario, Node, Node]:
+    """A slow node that prefills and two fast ones that decode; return both kinds as well."""
+    scenario = cluster_of(2, 2)
+    fast = scenario.cluster.prefill[0]
+    fast = replace(fast, name="fast")
+    gpu = replace(fast.gpu, name="slow", fp8_flop_per_s=1e14)
+    slow = replace(fast, name="slow", gpu=gpu, snic_bytes_per_s=fast.snic_bytes_per_s / 4)
+    return scenario.on(replace(scenario.cluster, prefill=(slow,), decode=(fast, fast))), slow, fast
+
+
+SWAP = Rule(min_turns=10, dwell_s=0.0, restart_s=20.0, parts=1, at_once=3)
+
+
+def test_nodes_that_swap_roles_turn_in_the_steps_of_the_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch is closed together, drains together, restarts and opens, each node in its own role."""
+    kept = recorded(monkeypatch)
+    told: list[Decision] = []
+    scenario, _, _ = two_kinds()
+    driven = drive(
+        busy(scenario, mix(2_000, 6_000, 100, 400), 0.05),
+        SWAP,
+        every_s=15.0,
+        lab=PLAIN,
+        decisions=lambda _, d: told.append(d),
+    )
+    (change,) = [one for one in told if one.action == "change"]
+    assert {one.after for one in change.turned} == {"prefill", "decode"}
+    (sim,) = kept
+    (closed_ns, _, closed), *opened = sim.turned  # type: ignore[attr-defined]
+    assert sorted(closed) == [0, 1, 2]
+    assert [(role, nodes) for _, role, nodes in opened] == [("prefill", (1, 2)), ("decode", (0,))]
+    assert len({ns for ns, *_ in opened}) == 1
+    rows = sim.run.rows
+    begun = rows[rows[:, AT["placed"]] <= closed_ns]
+    drain_s = (begun[:, AT["ended"]].max() - closed_ns) / arrays.SECOND
+    (looked_s,) = driven.drains_s
+    assert drain_s <= looked_s <= drain_s + 1.0
+    away_s = (opened[0][0] - closed_ns) / arrays.SECOND
+    assert away_s == pytest.approx(looked_s + 20.0)
+    # of the estimate's seconds only the drain is a guess
+    drain_guess_s = max(cost.drain_s for cost in change.node_costs)
+    assert away_s - looked_s == pytest.approx(change.switch_s - drain_guess_s)
+
+
+def test_a_batch_restarts_as_slowly_as_the_slowest_of_its_own_kinds() -> None:
+    scenario, _, _ = two_kinds()
+    rule = replace(SWAP, restart_s=None, start_s=0.0)
+    places = {Pool.PREFILL: [0], Pool.DECODE: [1, 2]}
+    window = mix(2_000, 6_000, 100, 300)
+    found = decide(scenario, window, 1e9, rule, parameters=False)
+    load_s = {cost.node: cost.restart_s for cost in found.node_costs}
+    assert load_s["slow"] > 2 * load_s["fast"] > 0
+    (whole,) = _batches(found, places)
+    assert whole.roles == {0: Pool.DECODE, 1: Pool.PREFILL, 2: Pool.PREFILL}
+    assert whole.restart_s == load_s["slow"]
+    single = _batches(replace(found, nodes_at_once=1), places)
+    assert [one.restart_s for one in single] == [load_s["slow"], load_s["fast"], load_s["fast"]]
+
+
+def test_fixed_ratios_of_several_kinds_are_all_ways_to_give_them_their_roles() -> None:
+    """Re-planning may choose any of them, so each is a ratio that it has to beat."""
+    scenario, slow, fast = two_kinds()
+    workload = replace(mix(2_000, 6_000, 100, 200), start_s=np.arange(200) * 0.05)
+    day = Day("two kinds", (Part(workload, 0.0, 1.0, 1.0),))
+    found = replan_day(scenario, day, SWAP, every_s=5.0, lab=PLAIN)
+    pools = {
+        "1P2D: 1 slow | 2 fast": ((slow,), (fast, fast)),
+        "1P2D: 1 fast | 1 slow, 1 fast": ((fast,), (slow, fast)),
+        "2P1D: 2 fast | 1 slow": ((fast, fast), (slow,)),
+        "2P1D: 1 slow, 1 fast | 1 fast": ((slow, fast), (fast,)),
+    }
+    assert {one.name for one in found.fixed} == set(pools)
+    for one in found.fixed:
+        prefill, decode = pools[one.name]
+        other = scenario.on(replace(scenario.cluster, prefill=prefill, decode=decode))
+        alone = drive(busy(other, workload, 0.05), None, every_s=5.0, lab=PLAIN)
+        assert one.ttft_s == pytest.approx(alone.ttft_s)
+        assert (one.prefill_nodes, one.decode_nodes) == (len(prefill), len(decode))
+    shares = {one.name: one.within_slo for one in found.fixed}
+    assert shares[found.best_fixed] == max(shares.values())
+
+
+def test_kinds_of_one_name_are_told_apart() -> None:
+    scenario, slow, fast = two_kinds()
+    alike = scenario.on(replace(scenario.cluster, prefill=(replace(slow, name="fast"),)))
+    kinds = kinds_of(alike.cluster)
+    assert _name(kinds, kinds.now) == "1P2D: 1 fast #1 | 2 fast #2"
+    one_kind = kinds_of(replace(scenario.cluster, prefill=(fast,)))
+    assert _name(one_kind, one_kind.now) == "1P2D"
+
+
+def test_more_ways_than_days_can_be_driven_are_refused_at_once() -> None:
+    scenario, slow, fast = two_kinds()
+    third = replace(fast, name="third", cnics=4)
+    many = replace(scenario.cluster, prefill=(slow, fast) * 9, decode=(third,) * 9)
+    day = Day("d", (Part(OUTPUTS, 0.0, 5.0, 1.0),))
+    with pytest.raises(InputError, match=r"9 slow, 9 fast, 9 third.* fewer kinds or fewer nodes"):
+        replan_day(scenario.on(many), day, lab=PLAIN)
+
+
+# ---- comparisons ---------------------------------------------------------------------------------
 
 
 def test_the_comparison_has_every_fixed_ratio_and_the_same_turns() -> None:
@@ -193,74 +439,6 @@ def test_bad_days_are_refused() -> None:
             replan_day(cluster_of(2, 2), day, lab=PLAIN, **wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 3 nodes"):
         replan_day(cluster_of(1, 1), day, lab=PLAIN)
-
-
-# ---- composing -----------------------------------------------------------------------------------
-
-
-def test_recorded_times_are_kept_and_more_load_only_adds() -> None:
-    recorded = replace(mix(1_000, 100, 10, 20), start_s=np.arange(20) ** 1.5)
-    day = Day("d", (Part(recorded, 100.0, 30.0, 1.0),))
-    once, more = day.workload(), day.workload(2.5)
-    assert once.start_s == pytest.approx(np.sort(100.0 + recorded.start_s))
-    assert more.session_count == 50
-    assert set(once.start_s) <= set(more.start_s)
-    assert (np.diff(more.start_s) >= 0).all()
-
-
-def test_times_that_were_not_recorded_are_drawn_over_the_stretch() -> None:
-    day = Day("d", (Part(replace(OUTPUTS, start_s=np.zeros(300)), 50.0, 200.0, 3.0),), seed=4)
-    drawn = day.workload().start_s
-    assert drawn.min() >= 50.0
-    assert drawn.max() <= 250.0
-    assert drawn.mean() == pytest.approx(150.0, abs=10.0)
-    assert (day.workload().start_s == drawn).all()
-
-
-def test_half_of_the_sessions_by_what_they_append() -> None:
-    both = Day("d", (Part(APPENDS, 0.0, 1.0, 1.0), Part(OUTPUTS, 0.0, 1.0, 1.0))).workload()
-    appends, outputs = half_of(both, "append"), half_of(both, "output")
-    assert appends.turns == outputs.turns == 300
-    assert (appends.miss_tokens == 6_000).all()
-    assert (outputs.output_tokens == 1_500).all()
-
-
-def test_a_day_file_says_which_sessions_start_when(tmp_path: Path) -> None:
-    file = tmp_path / "day.yaml"
-    file.write_text(
-        f"name: made\nparts:\n  - {{trace: {SAMPLE}, begin: 1 h, over: 10 min, copies: 2.5}}\n"
-    )
-    day = read_day(file)
-    workload = day.workload()
-    assert workload.session_count == 15
-    assert workload.start_s.min() >= 3600
-    assert workload.start_s.max() <= 4200
-    whole = read_day(SAMPLE, rate_aps=0.1)
-    assert whole.parts[0].over_s == pytest.approx(60.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("name: d\nparts:\n  - {{trace: {0}}}\n", "give `over`"),
-        ("name: d\nparts: []\n", "parts"),
-        ("name: d\nparts:\n  - {{trace: {0}, over: 1 h, copies: -1}}\n", "copies"),
-        ("name: d\nparts:\n  - {{trace: {0}, over: 1 h, longest_prompt: 3}}\n", "no session"),
-        ("name: d\nparts:\n  - {{trace: no/where, over: 1 h}}\n", "no such file"),
-    ],
-)
-def test_bad_day_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
-    file = tmp_path / "day.yaml"
-    file.write_text(text.format(SAMPLE))
-    with pytest.raises(InputError, match=words):
-        read_day(file).workload()
-
-
-def test_a_trace_without_times_needs_a_rate() -> None:
-    with pytest.raises(InputError, match="--rate"):
-        read_day(SAMPLE)
-    with pytest.raises(InputError, match="above 0"):
-        read_day(SAMPLE, rate_aps=-1.0)
 
 
 @pytest.mark.parametrize("near", [0.3, 1.0, 4.0])
