@@ -195,9 +195,9 @@ class RoleSimulation:
         """Return the turns (rows of the workload) that were submitted in [from_s, to_s), so far."""
         rows, world, traffic = self.run.rows, self.run.sim.world, self.run.sim.traffic
         low, high = round(from_s * arrays.SECOND), round(to_s * arrays.SECOND)
-        column = arrays.RESULT_FIELDS.index("submitted")
-        times = rows[:, column]
-        ended = rows[(times >= low) & (times < high), 1]
+        at = {field: column for column, field in enumerate(arrays.RESULT_FIELDS)}
+        times = rows[:, at["submitted"]]
+        ended = rows[(times >= low) & (times < high), at["turn"]]
         inside = np.ones(len(traffic.first), dtype=bool)
         inside[world.sleepers[: world.sleeping[0]]] = False
         inside &= world.agents[:, arrays.TURN] < traffic.last
