@@ -31,7 +31,14 @@ _DAY_HEADS = (
 _STEP_HEADS = ("from", "turns", "within SLO", "nodes", "decision", "why")
 
 
+_AS_GOOD = 0.005
+"""Shares of turns within the SLO that differ by less are as good: seeds alone move them by 0.001."""
+_OF_A_DAY = ("every", "copies", "load", "search", "least")
+_OF_A_WINDOW = ("waiting", "since")
+
+
 def replan_command(
+    context: typer.Context,
     scenario: ScenarioArgument,
     window: Annotated[
         Path | None,
@@ -46,7 +53,10 @@ def replan_command(
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Sessions/s of the trace; default: from its times of arrival."),
+        typer.Option(
+            help="Sessions/s of the window, or of a day's trace without times; default: from the times "
+            "of arrival."
+        ),
     ] = None,
     waiting: Annotated[
         float, typer.Option(help="Turns that wait for an engine at the end of the window.")
@@ -81,7 +91,9 @@ def replan_command(
         int, typer.Option(help="The gain must show in so many parts of the window.")
     ] = 3,
     every: Annotated[str, typer.Option(help="Length of a day's windows.")] = "15min",
-    copies: Annotated[float, typer.Option(help="Populations of a day's trace at once.")] = 1.0,
+    copies: Annotated[
+        float | None, typer.Option(help="Populations of a day's trace at once; default: 1.")
+    ] = None,
     load: Annotated[float, typer.Option(help="Times the sessions of the day.")] = 1.0,
     search: Annotated[
         bool, typer.Option("--search", help="Also find the highest load that each sustains.")
@@ -102,6 +114,7 @@ def replan_command(
 
     if (window is None) == (day is None):
         raise InputError("give either --window TRACE or --day TRACE, one of the two")
+    _check_use(context, of_day=day is not None)
     check_targets(json, html, None, reads=window or day)
     rule = Rule(
         horizon_s=seconds("--horizon", horizon),
@@ -163,6 +176,18 @@ def replan_command(
     emit(json, lambda: _finite(day_to_json(found)), lambda: show_day(found))
     if found.interrupted:
         raise typer.Exit(130)
+
+
+def _check_use(context: typer.Context, *, of_day: bool) -> None:
+    """Raise InputError for an option that was given and has no meaning for a window, or for a day."""
+    here, there = ("--day", "--window") if of_day else ("--window", "--day")
+    for name in _OF_A_WINDOW if of_day else _OF_A_DAY:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise InputError(
+                f"--{name} is an option of {there} and would do nothing with {here}; leave it out, or "
+                f"give {there}"
+            )
 
 
 def seconds(name: str, text: str) -> float:
@@ -236,6 +261,7 @@ def decision_facts(decision: Decision) -> list[tuple[str, str]]:
                 f"requests net over the horizon, worth {gain.node_hours:,.2f} node-hours",
             ),
             ("switch", f"{decision.switch_s:,.0f} s, {decision.nodes_at_once} at a time"),
+            ("moving a node's requests instead of draining", _moves(decision)),
         ]
     rows.append(
         (
@@ -259,6 +285,11 @@ def decision_facts(decision: Decision) -> list[tuple[str, str]]:
     return rows
 
 
+def _moves(decision: Decision) -> str:
+    """Say how long the KV-cache of what a node of each kind runs takes over its compute NICs."""
+    return ", ".join(f"{cost.node} {cost.move_s:,.2f} s" for cost in decision.node_costs)
+
+
 def option_rows(decision: Decision) -> list[tuple[str, ...]]:
     """Return a row for each ratio looked at."""
     return [
@@ -274,6 +305,18 @@ def option_rows(decision: Decision) -> list[tuple[str, ...]]:
         )
         for one in decision.options
     ]
+
+
+def best_of_ratios(decision: Decision) -> dict[str, float]:
+    """Return the most LP requests/s of each ratio, fewest prefill nodes first.
+
+    Nodes of several kinds have several choices for one ratio.
+    """
+    most: dict[tuple[int, int], float] = {}
+    for one in decision.options:
+        ratio = one.prefill_nodes, one.decode_nodes
+        most[ratio] = max(most.get(ratio, 0.0), one.capacity_requests_per_s)
+    return {f"{p}P{d}D": most[p, d] for p, d in sorted(most)}
 
 
 def show_decision(decision: Decision) -> None:
@@ -300,10 +343,12 @@ def decision_page(decision: Decision) -> str:
     from app.page import layout, page, pictures, table
 
     figure = graph_objects.Figure()
-    options = sorted(decision.options, key=lambda one: one.prefill_nodes)
+    best = best_of_ratios(decision)
+    several = len(decision.kinds) > 1
+    of_each = "each ratio's best choice of kinds" if several else "each ratio"
     figure.add_scatter(
-        x=[f"{one.prefill_nodes}P{one.decode_nodes}D" for one in options],
-        y=[one.capacity_requests_per_s for one in options],
+        x=list(best),
+        y=list(best.values()),
         mode="lines+markers",
         name="LP capacity",
     )
@@ -311,7 +356,7 @@ def decision_page(decision: Decision) -> str:
         figure.add_hline(y=decision.window.offered_requests_per_s, line_dash="dot")
     layout(
         figure,
-        "Capacity of each ratio for the window's mix; dotted: the load offered",
+        f"Capacity of {of_each} for the window's mix; dotted: the load offered",
         380,
         yaxis={"title": {"text": "requests/s"}, "rangemode": "tozero"},
     )
@@ -324,7 +369,7 @@ def decision_page(decision: Decision) -> str:
             _tiles(decision_facts(decision)),
             f"<h2>Why</h2><ul>{reasons}</ul>",
             pictures([figure]),
-            "<h2>Every ratio</h2>",
+            f"<h2>{'Ratios, a row for each choice of kinds' if several else 'Every ratio'}</h2>",
             table(_OPTION_HEADS, option_rows(decision), text=1),
         ],
     )
@@ -338,16 +383,27 @@ def day_words(result: DayResult) -> list[str]:
     adaptive = result.adaptive
     best = next(one for one in result.fixed if one.name == result.best_fixed)
     better = "beats" if result.gain_within_slo > 0 else "does not beat"
+    if abs(result.gain_within_slo) < _AS_GOOD:
+        better = "does as well as"
     found = [
         f"re-planning {better} the best fixed ratio {best.name}: {adaptive.within_slo:.2%} of "
         f"{adaptive.turns:,} turns within the SLO against {best.within_slo:.2%}",
         f"changes of the ratio: {adaptive.changes}; nodes that turned were away for "
         f"{adaptive.closed_node_hours:,.2f} of {adaptive.node_hours:,.0f} node-hours",
     ]
+    unserved = [
+        one for one in adaptive.steps if one.action and math.isnan(one.capacity_requests_per_s)
+    ]
+    if unserved:
+        found.append(
+            f"windows whose mix no ratio serves, where all roles stayed: {len(unserved):,}; the first: "
+            f"{unserved[0].reason}"
+        )
     if result.gain_sustained is not None:
         found.append(
             f"with {result.least_within_slo:.0%} of the turns within the SLO it sustains "
-            f"{result.gain_sustained:+.1%} of the load that the best fixed ratio does"
+            f"{abs(result.gain_sustained):.1%} {'less' if result.gain_sustained < 0 else 'more'} load "
+            f"than the best fixed ratio"
         )
     if result.interrupted:
         found.append("interrupted: this is what was finished")

@@ -98,17 +98,34 @@ class Day:
         return _gather([part.workload for part in self.parts], found, f"{self.name}, load {load:g}")
 
 
-def read_day(path: Path, *, rate_aps: float | None = None, copies: float = 1.0) -> Day:
+def read_day(path: Path, *, rate_aps: float | None = None, copies: float | None = None) -> Day:
     """Read a day: a YAML file of parts, or a trace (file or folder) that is the whole day.
 
     ``rate_aps``: sessions/s of a trace without times: its starts are drawn over as long as that takes.
-    Raises InputError for a bad file, and for a trace that has no times where no rate is given.
+    ``copies``: populations of a trace at once, 1 if None.
+    Raises InputError for a bad file, for a trace that has no times where no rate is given, for a rate of
+    one whose times are recorded, and for a rate or copies of a day file, which says both itself.
     """
     if path.suffix.lower() in (".yaml", ".yml"):
+        for name, value in (("--rate", rate_aps), ("--copies", copies)):
+            if value is not None:
+                raise InputError(
+                    f"{path}: {name} is {value:g}, but a day file says itself when the sessions of each "
+                    f"part start and in how many copies; change the file, or use --load for more of all"
+                )
         return _read_file(path)
+    copies = 1.0 if copies is None else copies
+    if not 0.0 < copies <= _MOST_COPIES:
+        raise InputError(f"copies is {copies:g}; it must be above 0 and at most {_MOST_COPIES:,}")
     workload = load_workload(path)
     begin, over = 0.0, _SHIFT_S
-    if not np.ptp(workload.start_s) > 0:
+    if np.ptp(workload.start_s) > 0:
+        if rate_aps is not None:
+            raise InputError(
+                f"{path}: --rate is {rate_aps:g} sessions/s, but its times of arrival are recorded and "
+                f"a day keeps them; use --load or --copies for more sessions"
+            )
+    else:
         if rate_aps is None:
             raise InputError(
                 f"{path}: its sessions have no times of arrival; give --rate in sessions/s, or a day "

@@ -13,7 +13,16 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from app import cli
-from app.replan import change_rows, day_page, day_words, decision_page, seconds, show_day
+from app.replan import (
+    best_of_ratios,
+    change_rows,
+    day_page,
+    day_words,
+    decision_facts,
+    decision_page,
+    seconds,
+    show_day,
+)
 from dualpath_model.errors import InputError
 from solvers.replan import decide
 from solvers.replan_answer import Decision, Rule
@@ -130,6 +139,28 @@ def test_bad_input_is_named(cluster: Path, window: Path, tmp_path: Path) -> None
         assert ended.stdout == ""
 
 
+def test_no_option_is_taken_and_forgotten(cluster: Path, window: Path, tmp_path: Path) -> None:
+    file = tmp_path / "day.yaml"
+    file.write_text(f"name: made\nparts:\n  - {{trace: {SAMPLE}, over: 10 min}}\n")
+    a_window, a_day = (cluster, "--window", window), (cluster, "--day", window)
+    for words, said in (
+        ((*a_window, "--every", "15min"), "--every is an option of --day"),
+        ((*a_window, "--copies", "1"), "--copies is an option of --day"),
+        ((*a_window, "--load", "1"), "--load is an option of --day"),
+        ((*a_window, "--search"), "--search is an option of --day"),
+        ((*a_window, "--least", "0.9"), "--least is an option of --day"),
+        ((*a_day, "--waiting", "0"), "--waiting is an option of --window"),
+        ((*a_day, "--since", "1h"), "--since is an option of --window"),
+        ((*a_day, "--rate", "10"), "times of arrival are recorded"),
+        ((cluster, "--day", file, "--rate", "7"), "a day file says itself"),
+        ((cluster, "--day", file, "--copies", "6"), "a day file says itself"),
+        ((*a_day, "--copies", "nan"), "copies is nan"),
+    ):
+        ended = inside(*words)
+        assert isinstance(ended.exception, InputError), words
+        assert said in str(ended.exception)
+
+
 def test_durations_are_read_with_units_and_zero_without() -> None:
     assert seconds("--dwell", "0") == 0.0
     assert seconds("--dwell", "15min") == 900.0
@@ -186,12 +217,51 @@ def test_pages_escape_what_comes_from_outside() -> None:
 def test_a_day_says_plainly_who_is_better(capsys: pytest.CaptureFixture[str]) -> None:
     assert day_words(day_result(0.1))[0].startswith("re-planning beats the best fixed ratio 2P2D")
     assert "does not beat" in day_words(day_result(-0.1))[0]
-    assert "+20.0%" in day_words(day_result(0.1))[2]
+    assert "20.0% more load than the best fixed ratio" in day_words(day_result(0.1))[2]
+    worse = replace(day_result(-0.1), gain_sustained=-0.05)
+    assert "5.0% less load than the best fixed ratio" in day_words(worse)[2]
+    for gain in (0.004, 0.0, -0.004):  # no more than seeds move
+        assert day_words(day_result(gain))[0].startswith("re-planning does as well as the best")
     assert len(change_rows(day_result(0.1).adaptive)) == 1
     show_day(day_result(0.1))
     printed = capsys.readouterr().out
     for word in ("adaptive", "1P3D", "60.00%", "<b>more</b>"):
         assert word in printed
+
+
+def test_a_day_says_where_no_ratio_served_the_mix() -> None:
+    found = day_result(0.1)
+    step = replace(found.adaptive.steps[0], capacity_requests_per_s=math.nan, reason="too long")
+    driven = replace(found.adaptive, steps=(step, *found.adaptive.steps[1:]))
+    said = day_words(replace(found, adaptive=driven))
+    assert any("no ratio serves" in one and "1; the first: too long" in one for one in said)
+    assert not any("no ratio serves" in one for one in day_words(found))
+
+
+def test_a_ratio_of_several_kinds_has_one_point_and_it_is_the_best() -> None:
+    scenario = cluster_of(2, 2)
+    fast = scenario.cluster.prefill[0]
+    slow = replace(fast, name="slow", gpu=replace(fast.gpu, name="slow", fp8_flop_per_s=1e14))
+    mixed = scenario.on(replace(scenario.cluster, prefill=(slow, slow)))
+    found = decide(mixed, OUTPUTS, 5.0, Rule(min_turns=1), parameters=False)
+    best = best_of_ratios(found)
+    assert list(best) == ["1P3D", "2P2D", "3P1D"]
+    for prefill, most in enumerate(best.values(), start=1):
+        options = [one for one in found.options if one.prefill_nodes == prefill]
+        assert most == max(one.capacity_requests_per_s for one in options)
+        assert len(options) > 1
+    text = decision_page(found)
+    assert "best choice of kinds" in text
+    assert "a row for each choice of kinds" in text
+    assert "<h2>Every ratio</h2>" in decision_page(decision())
+
+
+def test_moving_requests_instead_of_draining_is_shown() -> None:
+    found = decision()
+    assert found.action == "change"
+    (cost,) = found.node_costs
+    facts = dict(decision_facts(found))
+    assert f"{cost.move_s:,.2f} s" in facts["moving a node's requests instead of draining"]
 
 
 def test_an_interrupted_day_shows_what_it_has_and_ends_with_130(
