@@ -10,15 +10,18 @@ Four days, each simulated with `dualpath replan`'s controller and with every fix
 
 The coding recordings have no clock that sessions share, so when they start is our choice and said here.
 Copies superpose populations of the same sessions, so that four nodes have something to do. Of the third
-day the highest load with 90 % of the turns within the SLO is searched, too.
+day the highest load with 90 % of the turns within the SLO is searched, too; `--seeds N` drives it with N
+seeds of its starts and prints the range of the gains over them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,8 @@ _TRACES = Path(os.environ.get("DUALPATH_TRACES", Path(__file__).parents[2] / "sh
 _HOUR_S = 3600.0
 _EVERY_S = 120.0
 _RULE = Rule(dwell_s=600.0)
+_TOLERANCE = 0.03  # of the highest loads
+_COMPOSED = "chat_coding"
 
 SCENARIO = {
     "name": "gpt-oss-120b on four DGX H100",
@@ -88,35 +93,74 @@ def row(found: DayResult, wall_s: float) -> dict[str, Any]:
     }
 
 
+def drive(name: str, day: Day, seed: int) -> dict[str, Any]:
+    """Compare re-planning with every fixed ratio on a day, print a line for each, return its row."""
+    begun = time.perf_counter()
+    found = replan_day(
+        scenario(),
+        replace(day, seed=seed),
+        _RULE,
+        every_s=_EVERY_S,
+        search=name == _COMPOSED,
+        tolerance=_TOLERANCE,
+    )
+    loads = {one.name: f"{one.load:.2f}" for one in found.sustained}
+    for one in (found.adaptive, *found.fixed):
+        print(
+            f"{name:18} {seed:4} {one.name:10} {one.within_slo:10.2%} {one.ttft_s['mean']:8.2f} s "
+            f"{one.changes:8} {loads.get(one.name, ''):>6}",
+            flush=True,
+        )
+    return row(found, time.perf_counter() - begun)
+
+
+def spans(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return the least and the most of each gain over the seeds, and print them."""
+    found = {}
+    for field, said in (
+        ("gain_within_slo", "points of turns within the SLO"),
+        ("gain_sustained", f"load sustained, searched to {_TOLERANCE:.0%}"),
+    ):
+        values = [one[field] for one in rows if one[field] is not None]
+        if values:
+            found[field] = [min(values), max(values)]
+            print(
+                f"{_COMPOSED}: gain over the best fixed ratio with {len(values)} seeds: "
+                f"{min(values):+.1%} to {max(values):+.1%} ({said})"
+            )
+    return found
+
+
 def main() -> None:
-    """Print a table, then one JSON object. Names as arguments choose days."""
+    """Print a table, then one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("days", nargs="*", metavar="DAY", help="default: all four")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help=f"drive {_COMPOSED} with so many seeds of its starts"
+    )
+    asked = parser.parse_args()
+    if asked.seeds < 1:
+        parser.error(f"--seeds is {asked.seeds}; at least one is needed")
     if not _TRACES.is_dir():
         print(f"skipped: there are no recorded sessions at {_TRACES}")
         print(json.dumps({"skipped": True}))
         return
-    asked = scenario()
+    every = days(_TRACES)
+    if unknown := [name for name in asked.days if name not in every]:
+        parser.error(f"there is no day {unknown[0]}; there are {', '.join(every)}")
     result: dict[str, Any] = {}
-    print(f"{'day':18} {'run':10} {'within SLO':>10} {'mean TTFT':>10} {'changes':>8} {'load':>6}")
-    for name, day in days(_TRACES).items():
-        if sys.argv[1:] and name not in sys.argv[1:]:
+    print(
+        f"{'day':18} {'seed':>4} {'run':10} {'within SLO':>10} {'mean TTFT':>10} {'changes':>8} "
+        f"{'load':>6}"
+    )
+    for name, day in every.items():
+        if asked.days and name not in asked.days:
             continue
-        begun = time.perf_counter()
-        found = replan_day(
-            asked,
-            day,
-            _RULE,
-            every_s=_EVERY_S,
-            search=name == "chat_coding",
-            tolerance=0.03,
-        )
-        loads = {one.name: f"{one.load:.2f}" for one in found.sustained}
-        for one in (found.adaptive, *found.fixed):
-            print(
-                f"{name:18} {one.name:10} {one.within_slo:10.2%} {one.ttft_s['mean']:8.2f} s "
-                f"{one.changes:8} {loads.get(one.name, ''):>6}",
-                flush=True,
-            )
-        result[name] = row(found, time.perf_counter() - begun)
+        seeds = asked.seeds if name == _COMPOSED else 1
+        rows = [drive(name, day, seed) for seed in range(seeds)]
+        result[name] = rows[0]
+        if seeds > 1:
+            result[name] |= {"seeds": rows[1:], "over_seeds": spans(rows)}
     print(json.dumps(result))
 
 
