@@ -38,4 +38,4 @@ SchedulerOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Start from scheduler.json of `dualpath export scheduler`."),
 ]
-TOKEN_LIMIT = 8192  # of solvers.simulator.model.Switches, which is slow to import
+TOKEN_LIMIT = 8192  # of solvers.simulator.constants; solvers is slow to import

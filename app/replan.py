@@ -129,7 +129,8 @@ def replan_command(
         parts=parts,
     )
     asked = load_scenario(find_scenario(scenario))
-    chosen = read_constants(constants, asked).constants
+    # None: by the profiles of the nodes, in whatever roles they are
+    chosen = None if constants is None else read_constants(constants, asked).constants
     if window is not None:
         from dualpath_model.traces import load_workload
         from solvers.replan import decide, sessions_rate
@@ -192,12 +193,10 @@ def _check_use(context: typer.Context, *, of_day: bool) -> None:
 
 def seconds(name: str, text: str) -> float:
     """Read a duration such as "15min"; "0" is no time. Raises InputError naming the option."""
-    from dualpath_model.quantities import Dimension, parse
+    from dualpath_model.quantities import parse_duration
 
-    if text.strip() in ("0", "0s", "0 s"):
-        return 0.0
     try:
-        return parse(text, Dimension.SECONDS)
+        return parse_duration(text)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
@@ -294,7 +293,7 @@ def option_rows(decision: Decision) -> list[tuple[str, ...]]:
     """Return a row for each ratio looked at."""
     return [
         (
-            f"{one.prefill_nodes}P{one.decode_nodes}D",
+            one.name,
             f"{one.turned}",
             f"{one.capacity_requests_per_s:,.2f}",
             f"{one.during_requests_per_s:,.2f}",

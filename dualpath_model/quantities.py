@@ -99,6 +99,18 @@ def parse(text: object, dimension: Dimension) -> float:
     return value
 
 
+def parse_duration(text: object) -> float:
+    """Parse a duration that may be none at all: "0", "0 s", or as :func:`parse` reads seconds.
+
+    Raises InputError as :func:`parse` does.
+    """
+    match = _TEXT.fullmatch(text) if isinstance(text, str) else None
+    if match is not None and float(match[1]) == 0:
+        unit = match[2]
+        return 0.0 if unit is None else 0.0 * _unit_size(str(text), unit, Dimension.SECONDS)
+    return parse(text, Dimension.SECONDS)
+
+
 def _unit_size(text: str, unit: str, dimension: Dimension) -> float:
     size = _UNITS[dimension].get(unit)
     if size is not None:
@@ -157,9 +169,13 @@ def parse_count(text: str | int) -> int:
 
 
 def _validator(dimension: Dimension) -> Callable[[object], float]:
+    return _validated(lambda value: parse(value, dimension))
+
+
+def _validated(read: Callable[[object], float]) -> Callable[[object], float]:
     def validate(value: object) -> float:
         try:
-            return parse(value, dimension)
+            return read(value)
         except InputError as error:  # pydantic gathers ValueErrors and adds the place in the file
             raise ValueError(str(error)) from None
 
@@ -186,6 +202,10 @@ BytesPerSecond = Annotated[
 Seconds = Annotated[
     float, BeforeValidator(_validator(Dimension.SECONDS)), *_annotation(Dimension.SECONDS)
 ]
+Duration = Annotated[
+    float, BeforeValidator(_validated(parse_duration)), *_annotation(Dimension.SECONDS)
+]
+"""Seconds, none at all included."""
 FlopPerSecond = Annotated[
     float, BeforeValidator(_validator(Dimension.FLOP_PER_S)), *_annotation(Dimension.FLOP_PER_S)
 ]

@@ -51,15 +51,20 @@ from solvers.replan_answer import (
 )
 from solvers.replan_cost import NodeCost
 from solvers.replan_cost import words as cost_words
-from solvers.replan_ratios import Assignment, Capacities, check_cluster, kinds_of, turned_nodes
+from solvers.replan_ratios import (
+    Assignment,
+    Capacities,
+    check_cluster,
+    kinds_of,
+    ratio_name,
+    turned_nodes,
+)
 from solvers.replan_weigh import Weigh, search
-from solvers.simulator.constants import Constants
+from solvers.simulator.constants import TOKEN_LIMIT, Constants
 
 _RETUNE = 0.1  # relative change of alpha, beta or (absolute) of the split that is worth a word
 _SAME = 1e-9
 _NOT_RETUNED = "the scheduler's parameters are left as they are"
-TOKEN_LIMIT = 8192
-"""Of solvers.simulator.model.Switches, which is slow to import."""
 
 
 def sessions_rate(window: Workload) -> float:
@@ -130,7 +135,7 @@ def decide(
     early = _too_early(window, since_change_s, rule)
     refused = [*_refusals(weigh, best[1], rule), *early] if best[1].turned else []
     if best[1].turned and not refused and rule.parts > 1:
-        refused = _doubts(capacities, window, kinds.now, best[0], rule)
+        refused = _doubts(capacities, window, best, rule)
     chosen = kinds.now if refused else best[0]
     if not refused and chosen == kinds.now:
         refused = _content(weigh)
@@ -209,7 +214,7 @@ def _refusals(weigh: Weigh, option: Option, rule: Rule) -> list[str]:
     """Return why an option is not worth the change."""
     found = []
     ratio = option.capacity_requests_per_s / weigh.before if weigh.before else math.inf
-    to = f"{option.prefill_nodes}P{option.decode_nodes}D"
+    to = option.name
     if ratio <= 1 + rule.min_gain + _SAME:
         found.append(
             f"{to} has {ratio - 1:.1%} more capacity, not more than the least gain of "
@@ -239,7 +244,7 @@ def _too_early(window: Workload, since_change_s: float, rule: Rule) -> list[str]
 
 
 def _doubts(
-    capacities: Capacities, window: Workload, now: Assignment, after: Assignment, rule: Rule
+    capacities: Capacities, window: Workload, best: tuple[Assignment, Option], rule: Rule
 ) -> list[str]:
     """Say so if the gain does not show in every part of the window."""
     ratios = []
@@ -248,14 +253,13 @@ def _doubts(
         if part is None:
             return [_too_few(rule)]
         asked = replace(capacities, scenario=with_mix(capacities.scenario, part), _known={})
-        before = asked.of(now)
-        ratios.append(asked.of(after) / before if before else math.inf)
+        before = asked.of(asked.kinds.now)
+        ratios.append(asked.of(best[0]) / before if before else math.inf)
     if min(ratios) > 1 + rule.min_gain + _SAME:
         return []
-    total = [sum(p for p, _ in after), sum(d for _, d in after)]
     shown = ", ".join(f"{ratio - 1:+.1%}" for ratio in ratios)
     return [
-        f"the gain of {total[0]}P{total[1]}D does not show in every part of the window ({shown}; the "
+        f"the gain of {best[1].name} does not show in every part of the window ({shown}; the "
         f"least gain is {rule.min_gain:.1%}), so it may be chance"
     ]
 
@@ -407,9 +411,7 @@ def _reasons(
 ) -> list[str]:
     if not here.turned:
         return list(refused)
-    prefill = sum(p for p, _ in weigh.kinds.now)
-    nodes = here.prefill_nodes + here.decode_nodes
-    was, becomes = f"{prefill}P{nodes - prefill}D", f"{here.prefill_nodes}P{here.decode_nodes}D"
+    was, becomes = ratio_name(weigh.kinds, weigh.kinds.now), here.name
     ratio = here.capacity_requests_per_s / weigh.before - 1 if weigh.before else math.inf
     turned = f"{here.turned} node{'s' if here.turned > 1 else ''}"
     load = "any load, for the cluster is behind," if math.isinf(weigh.load) else "the forecast load"

@@ -86,10 +86,12 @@ class KindRoles:
 class Option:
     """One ratio: its capacity, what the switch to it takes and what it is worth, in requests.
 
-    ``kinds``: the roles of each kind of nodes; several options can have one ratio in all.
+    ``name``: "4P4D"; of several kinds "1P2D: 1 slow | 2 fast", since several options can have one ratio
+    in all. ``kinds``: the same by kind.
     ``net_requests``: gain - cost over the horizon. ``nodes_at_once``: how many turn together.
     """
 
+    name: str
     prefill_nodes: int
     decode_nodes: int
     kinds: tuple[KindRoles, ...]

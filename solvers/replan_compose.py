@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dualpath_model import yaml_lines
 from dualpath_model.errors import InputError
-from dualpath_model.quantities import Seconds
+from dualpath_model.quantities import Duration, Seconds
 from dualpath_model.traces import load_workload
 from dualpath_model.workload import FloatArray, IntArray, Workload
 
@@ -43,7 +43,7 @@ class PartSpec(_Spec):
     """
 
     trace: str
-    begin: Seconds | None = None
+    begin: Duration | None = None
     over: Seconds | None = None
     copies: Annotated[float, Field(gt=0.0, le=_MOST_COPIES, strict=True)] = 1.0
     longest_prompt: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -146,15 +146,18 @@ def _read_file(path: Path) -> Day:
     parts = []
     for number, part in enumerate(spec.parts):
         whole = load_workload(path.parent / part.trace)
-        workload = whole if part.longest_prompt is None else _shorter(whole, part.longest_prompt)
+        line = document.lines.get(("parts", number), 1)
+        where = f"{path}:{line}: parts.{number}"
+        workload = whole
+        if part.longest_prompt is not None:
+            workload = _shorter(whole, part.longest_prompt, where)
         left_out = whole.session_count - workload.session_count
         if part.half is not None:
             workload = half_of(workload, part.half)
         timed = bool(np.ptp(workload.start_s) > 0)
         if part.over is None and not timed:
-            line = document.lines.get(("parts", number), 1)
             raise InputError(
-                f"{path}:{line}: parts.{number}: {part.trace} has no times of arrival; give `over`, the "
+                f"{where}: {part.trace} has no times of arrival; give `over`, the "
                 f"time over which its sessions start"
             )
         over = _SHIFT_S if part.over is None else part.over
@@ -173,10 +176,15 @@ def half_of(workload: Workload, which: Literal["append", "output"]) -> Workload:
     return _gather([workload], [(kept, workload.start_s[kept])], workload.source)
 
 
-def _shorter(workload: Workload, longest: int) -> Workload:
+def _shorter(workload: Workload, longest: int, where: str) -> Workload:
     """Return the sessions without a prompt above ``longest`` tokens. Raises InputError of none."""
     most = np.maximum.reduceat(workload.prompt_tokens, workload.offsets[:-1])
     kept = np.flatnonzero(most <= longest)
+    if not kept.size:
+        raise InputError(
+            f"{where}: longest_prompt is {longest} tokens, but every session has a longer prompt; give "
+            f"at least {most.min():.0f}"
+        )
     return _gather([workload], [(kept, workload.start_s[kept])], workload.source)
 
 

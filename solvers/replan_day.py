@@ -22,22 +22,22 @@ from dualpath_model.errors import InfeasibleError, InputError
 from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario, WorkloadClass
 from dualpath_model.workload import Workload
-from solvers.replan import TOKEN_LIMIT, decide, with_mix
+from solvers.replan import decide, with_mix
 from solvers.replan_answer import Decision, Rule
 from solvers.replan_compose import Day
 from solvers.replan_ratios import (
     MOST_ASSIGNMENTS,
-    Assignment,
     Capacities,
-    Kinds,
     assignments,
     check_cluster,
+    kind_names,
     kinds_of,
+    ratio_name,
 )
 from solvers.replan_roles import RoleSimulation, window_of
 from solvers.simulator import state as arrays
 from solvers.simulator.capacity import bracket
-from solvers.simulator.constants import Constants
+from solvers.simulator.constants import TOKEN_LIMIT, Constants
 from solvers.simulator.model import Switches
 from solvers.spread import spread
 
@@ -246,7 +246,7 @@ def _fixed(scenario: Scenario) -> Iterable[tuple[str, Scenario]]:
     every = assignments(kinds.now)
     if every is None:
         counts = ", ".join(
-            f"{p + d} {name}" for (p, d), name in zip(kinds.now, _kind_names(kinds), strict=True)
+            f"{p + d} {name}" for (p, d), name in zip(kinds.now, kind_names(kinds), strict=True)
         )
         raise InputError(
             f"the nodes of '{scenario.name}' ({counts}) can be given their roles in more than "
@@ -255,33 +255,7 @@ def _fixed(scenario: Scenario) -> Iterable[tuple[str, Scenario]]:
     clusters = Capacities(scenario, kinds)
     for one in sorted(every, key=lambda one: sum(p for p, _ in one)):
         as_is = one == kinds.now
-        yield _name(kinds, one), scenario if as_is else scenario.on(clusters.cluster(one))
-
-
-def _name(kinds: Kinds, assignment: Assignment) -> str:
-    """Return "4P4D"; of several kinds also which nodes these are: "1P2D: 1 slow | 2 fast"."""
-    ratio = f"{sum(p for p, _ in assignment)}P{sum(d for _, d in assignment)}D"
-    if len(kinds.nodes) == 1:
-        return ratio
-    names = _kind_names(kinds)
-    pools = [
-        ", ".join(
-            f"{counts[pool]} {name}"
-            for name, counts in zip(names, assignment, strict=True)
-            if counts[pool]
-        )
-        for pool in (0, 1)
-    ]
-    return f"{ratio}: {pools[0]} | {pools[1]}"
-
-
-def _kind_names(kinds: Kinds) -> list[str]:
-    """Return the names of the kinds; of different kinds with one name also which of them it is."""
-    names = [node.name for node in kinds.nodes]
-    return [
-        name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}"
-        for i, name in enumerate(names)
-    ]
+        yield ratio_name(kinds, one), scenario if as_is else scenario.on(clusters.cluster(one))
 
 
 def _sustained(

@@ -118,6 +118,32 @@ class Capacities:
         return replace(self.scenario.cluster, prefill=pools[0], decode=pools[1])
 
 
+def ratio_name(kinds: Kinds, assignment: Assignment) -> str:
+    """Return "4P4D"; of several kinds also which nodes these are: "1P2D: 1 slow | 2 fast"."""
+    ratio = f"{sum(p for p, _ in assignment)}P{sum(d for _, d in assignment)}D"
+    if len(kinds.nodes) == 1:
+        return ratio
+    names = kind_names(kinds)
+    pools = [
+        ", ".join(
+            f"{counts[pool]} {name}"
+            for name, counts in zip(names, assignment, strict=True)
+            if counts[pool]
+        )
+        for pool in (0, 1)
+    ]
+    return f"{ratio}: {pools[0]} | {pools[1]}"
+
+
+def kind_names(kinds: Kinds) -> list[str]:
+    """Return the names of the kinds; of different kinds with one name also which of them it is."""
+    names = [node.name for node in kinds.nodes]
+    return [
+        name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
+
+
 def both_pools(assignment: Assignment) -> bool:
     """Return whether each pool has a node."""
     return sum(p for p, _ in assignment) > 0 and sum(d for _, d in assignment) > 0

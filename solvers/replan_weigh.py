@@ -9,7 +9,15 @@ from dualpath_model.paths import Pool
 from dualpath_model.scenario import Scenario
 from solvers.replan_answer import KindRoles, Option, Rule
 from solvers.replan_cost import NodeCost, node_cost, refill_requests
-from solvers.replan_ratios import Assignment, Capacities, Kinds, assignments, neighbours_at
+from solvers.replan_ratios import (
+    Assignment,
+    Capacities,
+    Kinds,
+    assignments,
+    kind_names,
+    neighbours_at,
+    ratio_name,
+)
 
 _BATCHES = 8
 """Of nodes that turn one after another, where the caller leaves it to us."""
@@ -79,11 +87,12 @@ class Weigh:
             refilled = refill_requests(self.mixed, self.lost_bytes(after))
         gain, cost = gained(way), way.lost_requests + refilled
         return Option(
+            name=ratio_name(self.kinds, after),
             prefill_nodes=sum(p for p, _ in after),
             decode_nodes=sum(d for _, d in after),
             kinds=tuple(
-                KindRoles(node.name, p, d)
-                for node, (p, d) in zip(self.kinds.nodes, after, strict=True)
+                KindRoles(name, p, d)
+                for name, (p, d) in zip(kind_names(self.kinds), after, strict=True)
             ),
             turned=turned,
             capacity_requests_per_s=capacity,

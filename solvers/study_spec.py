@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from dualpath_model.scenario import MOST_SEED, Name
+from solvers.simulator.constants import TOKEN_LIMIT
 
 Method = Literal["closed form", "LP", "simulation"]
 MOST_POINTS = 10_000_000
@@ -80,7 +81,7 @@ class SimulationSpec(_Spec):
     layerwise: Annotated[bool, Field(strict=True)] | None = Field(
         default=None, description="layer by layer; left out: as the scenario's framework does"
     )
-    batch_tokens: Annotated[int, Field(ge=0, le=2**32, strict=True)] = 8192
+    batch_tokens: Annotated[int, Field(ge=0, le=2**32, strict=True)] = TOKEN_LIMIT
 
 
 class StudySpec(_Spec):

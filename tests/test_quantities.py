@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualpath_model.errors import InputError
-from dualpath_model.quantities import LIMITS, Dimension, exact, parse, parse_count, show
+from dualpath_model.quantities import (
+    LIMITS,
+    Dimension,
+    exact,
+    parse,
+    parse_count,
+    parse_duration,
+    show,
+)
 
 B, RATE, S, FLOP = Dimension.BYTES, Dimension.BYTES_PER_S, Dimension.SECONDS, Dimension.FLOP_PER_S
 
@@ -112,3 +120,15 @@ def test_counts() -> None:
     for text in ("-5", "many", "1e3", "", "5 tokens"):
         with pytest.raises(InputError, match="is not a count"):
             parse_count(text)
+
+
+@pytest.mark.parametrize("text", ["0", " 0 ", "0 s", "0.0 h", "-0ms"])
+def test_a_duration_may_be_none_at_all(text: str) -> None:
+    assert parse_duration(text) == 0.0
+
+
+def test_a_duration_is_else_as_seconds_are() -> None:
+    assert parse_duration("2 min") == 120.0
+    for text in ("0 GB", "-1 s", "3", "soon", 0):
+        with pytest.raises(InputError):
+            parse_duration(text)

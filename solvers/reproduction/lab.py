@@ -15,7 +15,7 @@ from dualpath_model.scenario import Scenario, ScenarioSpec, WorkloadClass, resol
 from dualpath_model.traces.synthetic import TABLE_2, generate
 from dualpath_model.workload import Workload
 from solvers.simulator.capacity import Capacity, Statistic, capacity
-from solvers.simulator.constants import Constants, fitted
+from solvers.simulator.constants import TOKEN_LIMIT, Constants, fitted
 from solvers.simulator.experiments import Outcome, Simulated, execute
 from solvers.simulator.model import FETCH_S, Switches
 
@@ -66,7 +66,7 @@ class Assumptions:
     """
 
     kv_dtype: str = "fp8_ds_mla"
-    batch_tokens: int = 8192
+    batch_tokens: int = TOKEN_LIMIT
     batch_requests: int = 64
     fetch_s: float = FETCH_S
     append_variation: float = 1.0

@@ -11,6 +11,9 @@ from dualpath_model.cluster import Cluster, Node
 from dualpath_model.errors import InputError
 from dualpath_model.scenario import Scenario
 
+TOKEN_LIMIT = 8192
+"""Most tokens of an engine's forward batch where nobody says: SGLang's chunked prefill size."""
+
 
 @dataclass(frozen=True)
 class Constants:

@@ -30,7 +30,7 @@ from dualpath_model.workload import Workload
 from solvers.simulator import kernel
 from solvers.simulator import state as arrays
 from solvers.simulator.agenda import NEVER
-from solvers.simulator.constants import Constants
+from solvers.simulator.constants import TOKEN_LIMIT, Constants
 from solvers.simulator.frameworks import check_simulated, follow
 
 FETCH_S = 0.05
@@ -53,7 +53,7 @@ class Switches:
     """
 
     layerwise: bool | None = None
-    token_limit: int = 8192
+    token_limit: int = TOKEN_LIMIT
     batch_requests: int = 64
     fetch_s: float = FETCH_S
 

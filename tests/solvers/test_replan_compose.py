@@ -53,6 +53,8 @@ def test_a_day_file_says_which_sessions_start_when(tmp_path: Path) -> None:
     assert workload.session_count == 15
     assert workload.start_s.min() >= 3600
     assert workload.start_s.max() <= 4200
+    file.write_text(file.read_text().replace("begin: 1 h", "begin: 0 s"))
+    assert 0 <= read_day(file).workload().start_s.max() <= 600
     whole = read_day(SAMPLE, rate_aps=0.1)
     assert whole.parts[0].over_s == pytest.approx(60.0)
 
@@ -63,7 +65,7 @@ def test_a_day_file_says_which_sessions_start_when(tmp_path: Path) -> None:
         ("name: d\nparts:\n  - {{trace: {0}}}\n", "give `over`"),
         ("name: d\nparts: []\n", "parts"),
         ("name: d\nparts:\n  - {{trace: {0}, over: 1 h, copies: -1}}\n", "copies"),
-        ("name: d\nparts:\n  - {{trace: {0}, over: 1 h, longest_prompt: 3}}\n", "no session"),
+        ("name: d\nparts:\n  - {{trace: {0}, over: 1 h, longest_prompt: 3}}\n", "give at least"),
         ("name: d\nparts:\n  - {{trace: no/where, over: 1 h}}\n", "no such file"),
     ],
 )

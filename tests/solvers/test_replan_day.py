@@ -21,8 +21,8 @@ from solvers import replan_day as days
 from solvers.replan import decide, with_mix
 from solvers.replan_answer import Decision, Rule
 from solvers.replan_compose import Day, Part
-from solvers.replan_day import Driven, Lab, _batches, _name, _sustained, drive, replan_day, to_json
-from solvers.replan_ratios import kinds_of
+from solvers.replan_day import Driven, Lab, _batches, _sustained, drive, replan_day, to_json
+from solvers.replan_ratios import kinds_of, ratio_name
 from solvers.replan_roles import RoleSimulation, window_of
 from solvers.simulator import state as arrays
 from solvers.simulator.experiments import simulate
@@ -394,9 +394,9 @@ def test_kinds_of_one_name_are_told_apart() -> None:
     scenario, slow, fast = two_kinds()
     alike = scenario.on(replace(scenario.cluster, prefill=(replace(slow, name="fast"),)))
     kinds = kinds_of(alike.cluster)
-    assert _name(kinds, kinds.now) == "1P2D: 1 fast #1 | 2 fast #2"
+    assert ratio_name(kinds, kinds.now) == "1P2D: 1 fast #1 | 2 fast #2"
     one_kind = kinds_of(replace(scenario.cluster, prefill=(fast,)))
-    assert _name(one_kind, one_kind.now) == "1P2D"
+    assert ratio_name(one_kind, one_kind.now) == "1P2D"
 
 
 def test_more_ways_than_days_can_be_driven_are_refused_at_once() -> None:
