@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,16 +24,20 @@ from solvers.study_engines import engine_of
 from solvers.study_run import Progress, Ran, drive
 from solvers.study_spec import StudySpec
 from solvers.study_store import VERSION, opened, read_manifest, read_study
-from solvers.study_work import Work, content_of, schema_of
+from solvers.study_work import Work, digest_of, files_of, schema_of
 
 __all__ = ["Ran", "Study", "load_study", "read_manifest", "read_study", "run_study"]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study that is ready to run: its file, checked, and everything that workers need."""
+    """A study that is ready to run: its file, checked, and everything that workers need.
+
+    ``files``: digests of what the files hold that its base and its axes name.
+    """
 
     work: Work
+    files: Mapping[str, str]
 
     @property
     def spec(self) -> StudySpec:
@@ -54,7 +58,7 @@ class Study:
             **named,
             "metrics": [metric.name for metric in self.work.metrics],
             "base": self.work.base,
-            "files": self.work.content,
+            "files": dict(self.files),
             "toolkit": self.work.toolkit,
         }
         text = json.dumps(question, sort_keys=True, default=str)
@@ -95,7 +99,8 @@ def load_study(path: str | Path, find: Callable[[str], Path] | None = None) -> S
     work = Work(spec, base.data, str(file.resolve()), str(path))
     _ = work.space, work.metrics  # checked before a trace is read
     _check_best(work)
-    return Study(replace(work, content=content_of(work.scenarios.base())))
+    files = files_of(work)
+    return Study(replace(work, content=digest_of(files)), files)
 
 
 def _check_best(work: Work) -> None:

@@ -21,6 +21,7 @@ from solvers.study_work import Done, Work, to_parquet
 
 MANIFEST, RESULTS, POINTS, LOCK = "study.json", "results.parquet", "points", ".lock"
 VERSION = 1
+_NAMED = 3  # files that a message names
 _PART = re.compile(r"points-(\d+)-(\d+)\.parquet")
 
 Range = tuple[int, int]
@@ -116,11 +117,24 @@ def _check_same(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> Non
     if there["digest"] == asked["digest"]:
         return
     was, now = there["question"], asked["question"]
-    differ = [name for name in now if was.get(name) != now[name]]
+    differ = [
+        name + (_which(was.get(name), now[name]) if name == "files" else "")
+        for name in now
+        if was.get(name) != now[name]
+    ]
     raise InputError(
         f"{path} holds another study, '{there['name']}', which differs in {', '.join(differ)}; give "
         f"--out a new name, or delete that folder"
     )
+
+
+def _which(was: object, now: dict[str, str]) -> str:
+    """Return which files differ, in brackets, some of them."""
+    if not isinstance(was, dict):
+        return ""
+    differ = [name for name in {**now, **was} if was.get(name) != now.get(name)]
+    more = [f"{len(differ) - _NAMED} more"] if len(differ) > _NAMED else []
+    return f" ({', '.join(differ[:_NAMED] + more)})"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

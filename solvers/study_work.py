@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from dualpath_model.scenario import Scenario
 from solvers import study_methods as methods
 from solvers.study_axes import Point, Space, space_of
 from solvers.study_fields import Data
+from solvers.study_files import named_files
 from solvers.study_methods import Failure, Figures
 from solvers.study_metrics import Metric, metrics_of
 from solvers.study_scenarios import Scenarios
@@ -34,8 +35,8 @@ Row = tuple[Point, Figures | Failure]
 
 @dataclass(frozen=True)
 class Work:
-    """All that a worker needs to know. ``content``: digest of what the base scenario's files hold,
-    which a worker's own files must give too; empty: not known yet.
+    """All that a worker needs to know. ``content``: digest of what the files hold that the base
+    scenario and the axes name, which a worker's own must give too; empty: not known yet.
     """
 
     spec: StudySpec
@@ -92,6 +93,9 @@ class Done:
     cpu_s: float = 0.0
 
 
+BASE_FILES = "the base's"
+"""All files of the base scenario, among a study's files."""
+
 _FIRST = ("point", "seed")
 _LAST = ("failure", "reason")
 _ARROW = {"float": "float64", "int": "int64", "bool": "bool_", "text": "string"}
@@ -128,10 +132,10 @@ def _prepared(work: Work) -> Work:
                 f"a worker has dualpath {dualpath_model.__version__} and the study was started by "
                 f"{work.toolkit}; install the same on both"
             )
-        if work.content and content_of(work.scenarios.base()) != work.content:
+        if work.content and digest_of(files_of(work)) != work.content:
             raise InputError(
-                f"a worker's copies of the files that {work.base_file} names differ from those here; "
-                f"put the same files at the same place"
+                f"a worker's copies of the files that {work.base_file} or an axis names differ from "
+                f"those here; put the same files at the same place"
             )
         _ready.clear()
         _ready[key] = work
@@ -251,7 +255,17 @@ def died(work: Work, number: int) -> Done:
 # ---- digest ----------------------------------------------------------------------------------------
 
 
-def content_of(scenario: Scenario) -> str:
+def files_of(work: Work) -> dict[str, str]:
+    """Return digests of what a study's files hold: the base's together, and each that an axis names."""
+    return {BASE_FILES: _content_of(work.scenarios.base()), **named_files(work.space, work.folder)}
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """Return one digest of all of :func:`files_of`."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _content_of(scenario: Scenario) -> str:
     """Return a digest of what a scenario's files hold: its sessions, its LLM and its nodes."""
     found = hashlib.sha256()
     for part in scenario.classes:

@@ -29,7 +29,6 @@ GRID: dict[str, Any] = {
         "slo.tpot": ["30 ms", "50 ms"],
     },
 }
-CLOSED_AXES = GRID["axes"]
 LP: dict[str, Any] = {**GRID, "name": "lp", "method": "LP"}
 SIMULATION: dict[str, Any] = {
     "name": "simulated",
@@ -45,6 +44,26 @@ def write(folder: Path, study: dict[str, Any], name: str = "study.yaml") -> Path
     path = folder / name
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     return path
+
+
+def traced(folder: Path, *traces: str) -> dict[str, Any]:
+    """Return a study over traces, which it writes with their base scenario; the first is the base's."""
+    for place, name in enumerate(traces):
+        trace(folder / name, 1000 + place)
+    base = yaml.safe_load(Path(BASE).read_text()) | {"workload": {"trace": traces[0]}}
+    write(folder, base, "base.yaml")
+    return {
+        "name": "traced",
+        "base": "base.yaml",
+        "axes": {"workload.trace": list(traces), "cluster.decode.count": [4, 5]},
+        "metrics": ["throughput_requests_per_s", "workload.mean_prompt_tokens"],
+    }
+
+
+def trace(path: Path, first: int) -> None:
+    """Write a trace of one session, whose first turn appends so many tokens."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"session,turn,append,generate\na,1,{first},10\na,2,2000,10\n")
 
 
 def made(folder: Path, study: dict[str, Any]) -> Study:

@@ -21,7 +21,7 @@ from solvers.study_engines import Outcome, WorkerDiedError
 from solvers.study_run import drive
 from solvers.study_store import MANIFEST, POINTS, RESULTS, Range, opened
 from solvers.study_work import Done, evaluate
-from tests.solvers.studies import GRID, made, write
+from tests.solvers.studies import GRID, made, trace, traced, write
 
 
 class Fake:
@@ -143,6 +143,31 @@ def test_another_study_is_not_mixed_in(tmp_path: Path) -> None:
         run_study(other, tmp_path / "out", workers=1)
 
 
+def test_files_that_an_axis_names_are_not_mixed_once_changed(tmp_path: Path) -> None:
+    spec = traced(tmp_path, "one.csv", "two.csv")
+    study = made(tmp_path, spec)
+    with opened(tmp_path / "out", study.work, study.manifest) as store:
+        store.add(evaluate(study.work, 0, 3))
+    trace(tmp_path / "two.csv", 500_000)
+    with pytest.raises(
+        InputError, match=r"another study, 'traced', which differs in files \(trace two.csv\); give"
+    ):
+        run_study(made(tmp_path, spec), tmp_path / "out", workers=1)
+    trace(tmp_path / "two.csv", 1001)  # as it was: goes on
+    assert run_study(made(tmp_path, spec), tmp_path / "out", workers=1).points == 1
+
+
+def test_a_message_names_a_few_of_many_files(tmp_path: Path) -> None:
+    spec = traced(tmp_path, *(f"{n}.csv" for n in range(9)))
+    run_study(made(tmp_path, spec), tmp_path / "out", workers=1)
+    for n in range(1, 9):
+        trace(tmp_path / f"{n}.csv", 7)
+    with pytest.raises(
+        InputError, match=r"differs in files \(trace 1.csv, trace 2.csv, trace 3.csv, 5 more\)"
+    ):
+        run_study(made(tmp_path, spec), tmp_path / "out", workers=1)
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
@@ -219,6 +244,24 @@ def test_a_worker_that_lives_on_answers_the_next_study(tmp_path: Path) -> None:
         assert evaluate(work, 0, 2).parquet == here
         found.append(here)
     assert found[0] != found[1]
+
+
+def test_a_worker_that_lives_on_reads_an_axis_s_file_again(tmp_path: Path) -> None:
+    spec, found = traced(tmp_path, "one.csv", "two.csv"), []
+    for first in (5000, 500_000):
+        trace(tmp_path / "two.csv", first)
+        work = made(tmp_path, spec).work
+        found.append(evaluate(work, 0, 4).parquet)
+        study_work._ready.clear()
+        assert evaluate(work, 0, 4).parquet == found[-1]
+    assert found[0] != found[1]
+
+
+def test_a_worker_with_another_copy_of_an_axis_s_file_refuses(tmp_path: Path) -> None:
+    work = made(tmp_path, traced(tmp_path, "one.csv", "two.csv")).work
+    trace(tmp_path / "two.csv", 500_000)
+    with pytest.raises(InputError, match=r"copies of the files that .*base.yaml or an axis names"):
+        evaluate(work, 0, 4)
 
 
 def test_what_is_best_may_change_without_another_study(tmp_path: Path) -> None:
