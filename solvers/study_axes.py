@@ -6,6 +6,7 @@ grid gets all of its samples, and those come fastest of all.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,10 +57,20 @@ class Axis:
         return tuple(self.kind.shown(value) for value in self.values or ())
 
     def at(self, share: float) -> float:
-        """Return the number at a share (0 to 1) of the range."""
-        if self.kind.type == "int" and not self.log:
-            return min(self.high, math.floor(self.low + share * (self.high - self.low + 1)))
-        return _between(self.low, self.high, share, self.log)
+        """Return the number at a share (0 to 1) of the range.
+
+        A whole number has the part of the range that is rounded to it, half a step beyond the ends too.
+        """
+        if self.kind.type != "int":
+            return _between(self.low, self.high, share, self.log)
+        place = _between(self.low - 0.5, self.high + 0.5, share, self.log)
+        return min(self.high, math.floor(place + 0.5))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """What sets its draws apart from other axes': its name, wherever it stands among them."""
+        digest = hashlib.sha256(self.name.encode()).digest()
+        return tuple(int.from_bytes(digest[at : at + 4]) for at in range(0, len(digest), 4))
 
 
 def _between(low: float, high: float, share: float, log: bool) -> float:
@@ -100,13 +111,13 @@ class Space:
     def _shares(self) -> npt.NDArray[np.float64]:
         """Where each sample lies on each sampled axis, shape (samples, axes): one in each stratum.
 
-        Each axis has a stream of its own, so that another axis does not shift the rest.
+        Each axis has a stream of its own, of its name, so that other axes and their order do not matter.
         """
         columns = []
-        for number, axis in enumerate(self.axes):
+        for axis in self.axes:
             if axis.values is not None:
                 continue
-            seeds = np.random.SeedSequence(self.sample_seed, spawn_key=(number,))
+            seeds = np.random.SeedSequence(self.sample_seed, spawn_key=axis.seeds)
             draw = np.random.default_rng(seeds)
             strata = draw.permutation(self.samples)
             columns.append((strata + draw.random(self.samples)) / self.samples)
