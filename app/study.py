@@ -48,9 +48,9 @@ def study_run(
     try:
         with bar("studying", "starting workers") as tell:
 
-            def progress(share: float, text: str) -> None:
+            def progress(finished: int, share: float, text: str) -> None:
                 nonlocal done
-                done = int(text.split(" ", maxsplit=1)[0].replace(",", ""))
+                done = finished
                 tell(share, text)
 
             ran = run_study(study, out, engine=engine, workers=workers, tell=progress)

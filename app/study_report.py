@@ -32,7 +32,7 @@ def lower_is_better(metric: str) -> bool:
     """Tell whether a metric is a time, or a measure of imbalance."""
     head = metric.split(".", maxsplit=1)[0]
     time = head.endswith("_s") and not head.endswith("_per_s")
-    return (time and not head.startswith("turns_per_s")) or head.endswith("max_over_mean")
+    return time or head.endswith("max_over_mean")
 
 
 def best_points(table_: Any, metric: str, way: str, count: int = BEST) -> list[dict[str, Any]]:

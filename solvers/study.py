@@ -133,6 +133,6 @@ def run_study(
             store.finish()
             return Ran(0, 0, 0.0, 0.0, 0.0, 0.0, 0)
         with engine_of(engine, study.work, workers) as place:
-            ran = drive(study.work, store, place, tell or (lambda share, text: None))
+            ran = drive(study.work, store, place, tell or (lambda *_: None))
         store.finish()
     return ran

@@ -183,7 +183,7 @@ def point_seeds(study_seed: int, number: int, count: int) -> list[int]:
 def simulation(
     scenario: Scenario, asked: SimulationSpec, seeds: Sequence[int], metrics: Sequence[Metric]
 ) -> Figures:
-    """Answer by simulating once for each seed: the metrics' means and, of several, 95 % intervals.
+    """Answer by simulating once for each seed; of several by :func:`over_runs`, intervals of 95 %.
 
     Raises as :func:`solvers.simulator.experiments.execute` does.
     """
@@ -206,7 +206,7 @@ def simulation(
         runs.append({metric.name: figure(summary, metric) for metric in metrics})
     if len(runs) == 1:
         return runs[0]
-    return _over_runs(runs, metrics)
+    return over_runs(runs, metrics)
 
 
 def _agents(asked: SimulationSpec) -> int:
@@ -217,21 +217,35 @@ def _agents(asked: SimulationSpec) -> int:
     return math.ceil(expected + 4 * math.sqrt(expected))
 
 
-def _over_runs(runs: Sequence[Figures], metrics: Sequence[Metric]) -> Figures:
+def over_runs(runs: Sequence[Figures], metrics: Sequence[Metric]) -> Figures:
+    """Return what several runs of a point say together.
+
+    Of a number the mean and its interval, if every run has one: a mean of those that have it would be
+    of the easier runs alone. Of words those of all runs, each once ("a or b"); of yes or no what all
+    agree on. Otherwise None.
+    """
     from solvers.simulator.capacity import interval
 
     found: Figures = {}
     for metric in metrics:
         values = [run[metric.name] for run in runs]
-        known = [float(value) for value in values if isinstance(value, (int, float))]
+        whole = None not in values
         if metric.type in ("text", "bool"):
-            found[metric.name] = values[0]
+            found[metric.name] = _agreed(values) if whole else None
             continue
-        mean, half = interval(known) if known else (math.nan, math.nan)
+        numbers = [float(value) for value in values if isinstance(value, (int, float))]
+        mean, half = interval(numbers) if whole else (math.nan, math.nan)
         found[metric.name] = _number(mean)
         found[f"{metric.name}.low"] = _number(mean - half)
         found[f"{metric.name}.high"] = _number(mean + half)
     return found
+
+
+def _agreed(values: Sequence[object]) -> object:
+    distinct = list(dict.fromkeys(values))
+    if len(distinct) == 1:
+        return distinct[0]
+    return " or ".join(map(str, distinct)) if isinstance(distinct[0], str) else None
 
 
 def _number(value: float) -> float | None:

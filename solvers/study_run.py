@@ -20,8 +20,9 @@ from solvers.study_spec import Method
 from solvers.study_store import Range, Store
 from solvers.study_work import Done, Work, died
 
-Progress = Callable[[float, str], None]
-"""Gets the share of this run that is done and what it amounts to; may raise KeyboardInterrupt."""
+Progress = Callable[[int, float, str], None]
+"""Gets how many points of the study are finished, which share of this run that is, and both in words;
+may raise KeyboardInterrupt."""
 
 _PIECE_S = 1.0
 _LOOK_S = 0.5  # between two looks at progress and Ctrl-C
@@ -152,7 +153,8 @@ class _Drive:
     def _tell(self) -> None:
         done = self.asked - self.left
         total = self.store.asked["points"]
-        text = f"{total - self.left:,} of {total:,} points"
+        finished = total - self.left
+        text = f"{finished:,} of {total:,} points"
         if self.failed:
             text += f", {self.failed:,} failed"
-        self.tell(done / self.asked if self.asked else 1.0, text)
+        self.tell(finished, done / self.asked if self.asked else 1.0, text)

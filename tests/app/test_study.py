@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from app import figures_study as figures
+from app.study import study_run
 from app.study_report import best_points, lower_is_better, reasons, report_html
 from solvers.study import read_manifest, read_study
 from tests.conftest import ROOT
@@ -48,6 +50,19 @@ def test_a_second_run_has_nothing_to_do(ran: Path) -> None:
     done = dualpath("study", "run", ran.parent / "study.yaml", "--out", ran)
     assert "there already           24" in done.stdout
     assert (ran / "results.parquet").stat().st_mtime_ns == before
+
+
+def test_ctrl_c_says_how_many_points_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, tell: Callable[[int, float, str], None], **__: object) -> None:
+        tell(1234, 0.5, "words")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solvers.study.run_study", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        study_run(write(tmp_path, GRID), tmp_path / "out")
+    assert "stopped; 1,234 of 24 points are in" in capsys.readouterr().err
 
 
 def test_the_report_is_a_page_and_a_table(ran: Path, tmp_path: Path) -> None:

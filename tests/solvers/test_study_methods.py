@@ -14,7 +14,7 @@ from dualpath_model.errors import DualPathError
 from dualpath_model.scenario import Scenario, load_scenario
 from solvers import plan
 from solvers.alternatives import Quick, name_of, quick
-from solvers.study_methods import Failure, failure_of, linear_program
+from solvers.study_methods import Failure, failure_of, linear_program, over_runs
 from solvers.study_metrics import CLOSED_FORM, Metric, figure
 from solvers.study_work import answers
 from tests.conftest import ROOT
@@ -173,3 +173,35 @@ def test_failures_are_recorded_by_kind(tmp_path: Path) -> None:
     assert kinds[1] == "infeasible"  # one node does not hold the LLM
     assert kinds[3] is None
     assert failure_of(ZeroDivisionError("x\ny")) == Failure("error", "ZeroDivisionError: x")
+
+
+def test_runs_of_a_point_have_a_mean_only_where_each_has_a_value() -> None:
+    number, count = Metric("ttft_s.p99", "float"), Metric("turns", "int")
+    runs: list[dict[str, object]] = [
+        {"ttft_s.p99": 1.0, "turns": 2},
+        {"ttft_s.p99": None, "turns": 4},
+        {"ttft_s.p99": None, "turns": 6},
+    ]
+    found = over_runs(runs, [number, count])
+    assert found["ttft_s.p99"] is found["ttft_s.p99.low"] is found["ttft_s.p99.high"] is None
+    assert found["turns"] == 4.0
+    half = 4.302652729911275 * 2.0 / 3**0.5  # Student's t of 2 degrees of freedom, 95 %
+    assert found["turns.low"] == pytest.approx(4.0 - half)
+    assert found["turns.high"] == pytest.approx(4.0 + half)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "wanted"),
+    [
+        ("text", ["a", "a"], "a"),
+        ("text", ["b", "a", "b"], "b or a"),
+        ("text", ["a", None], None),
+        ("bool", [True, True], True),
+        ("bool", [True, False], None),
+        ("bool", [None, False], None),
+    ],
+)
+def test_words_of_several_runs_are_all_said(
+    kind: str, values: list[object], wanted: object
+) -> None:
+    assert over_runs([{"m": value} for value in values], [Metric("m", kind)]) == {"m": wanted}

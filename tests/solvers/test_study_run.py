@@ -67,7 +67,7 @@ def test_whatever_dies_every_point_is_there_once(
     study = made(folder, GRID)
     engine = Fake(study, deadly, shared, seed)
     with opened(folder / "out", study.work, study.manifest) as store:
-        ran = drive(study.work, store, engine, lambda share, text: None)
+        ran = drive(study.work, store, engine, lambda *_: None)
     table = read_study(folder / "out")
     assert table.column("point").to_pylist() == list(range(24))
     kinds = table.column("failure").to_pylist()
@@ -100,8 +100,9 @@ def test_a_second_run_works_on_what_is_missing_alone(tmp_path: Path) -> None:
     engine = Fake(study, set(), False, 0)
     with opened(tmp_path / "out", study.work, study.manifest) as store:
         assert not list((tmp_path / "out" / POINTS).glob(".aside-*"))
-        ran = drive(study.work, store, engine, lambda share, text: None)
-    assert ran.points == 24 - 7
+        told: list[int] = []
+        ran = drive(study.work, store, engine, lambda finished, share, text: told.append(finished))
+    assert ran.points == 24 - 7 and (told[0], told[-1]) == (7, 24)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     assert read_study(tmp_path / "out").column("point").to_pylist() == list(range(24))
 
@@ -110,8 +111,9 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     study = made(tmp_path, GRID)
     told = []
 
-    def tell(share: float, text: str) -> None:
+    def tell(finished: int, share: float, text: str) -> None:
         told.append(share)
+        assert finished == round(24 * share) and text.startswith(f"{finished} of 24 points")
         if len(told) == 3:
             raise KeyboardInterrupt
 
