@@ -199,7 +199,7 @@ def simulate(
     """Simulate a scenario's sessions: completion time, TTFT, TTST, TPOT, balance, utilisation."""
     from app.examples import find_scenario
     from app.files import check_targets
-    from app.progress import bar
+    from app.progress import COMPILING, bar
     from app.results import check_folder, write_results
     from app.simulate import SAMPLE_S, read_constants, run_simulation
     from dualpath_model.scenario import load_scenario
@@ -212,7 +212,7 @@ def simulate(
         sample = sample or SAMPLE_S
     asked = load_scenario(find_scenario(scenario))
     chosen = read_constants(constants, asked)
-    with bar("simulating", "getting ready; a policy is compiled once, for a minute") as tell:
+    with bar("simulating", COMPILING) as tell:
         found, outcome = run_simulation(
             asked,
             policy,
@@ -272,7 +272,7 @@ def capacity(
     from app.capacity import run_capacity
     from app.examples import find_scenario
     from app.files import check_targets
-    from app.progress import bar
+    from app.progress import COMPILING, bar
     from app.simulate import read_constants
     from dualpath_model.scenario import load_scenario
     from solvers.simulator.model import Switches
@@ -280,7 +280,7 @@ def capacity(
     check_targets(json, None, None)
     asked = load_scenario(find_scenario(scenario))
     chosen = read_constants(constants, asked)
-    with bar("searching", "getting ready; a policy is compiled once, for a minute") as tell:
+    with bar("searching", COMPILING) as tell:
         found = run_capacity(
             asked,
             policy,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.page import layout
+from app.page import LEGEND, layout
+from dualpath_model.quantities import Dimension, show
 
 Array = npt.NDArray[np.float64]
 
@@ -33,10 +34,12 @@ def numeric(metrics: Sequence[str], table: Any) -> list[str]:
     return [name for name in metrics if number(name)]
 
 
-def text(value: object) -> str:
-    """Return a value of the table for people."""
+def text(value: object, unit: str = "") -> str:
+    """Return a value of the table for people; ``unit``: of a quantity, as :func:`unit_of` has it."""
     if value is None:
         return ""
+    if unit and isinstance(value, (int, float)):
+        return show(float(value), Dimension(unit))
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return str(value)
@@ -53,7 +56,7 @@ def along(table: Any, metric: str, axis: str) -> Any | None:
     places, values = _known(table, axis, metric)
     if len(set(places)) < 2:
         return None
-    unit = _unit(table, axis)
+    unit = unit_of(table, axis)
     words = isinstance(places[0], (str, bool))
     drawn = graph_objects.Figure()
     distinct = list(dict.fromkeys(places)) if words else sorted(set(places))
@@ -108,6 +111,7 @@ def along(table: Any, metric: str, axis: str) -> Any | None:
         xaxis={"title": {"text": label}, "type": "category" if words else "linear"},
         yaxis={"title": {"text": html.escape(metric)}},
         showlegend=True,
+        legend=LEGEND,
     )
 
 
@@ -137,7 +141,9 @@ def _map(table: Any, metric: str, x: str, y: str) -> Any | None:
     ]
     if not known:
         return None
-    columns, rows = (_binned([one[i] for one in known]) for i in (0, 1))
+    columns, rows = (
+        _binned([one[i] for one in known], unit_of(table, axis)) for i, axis in enumerate((x, y))
+    )
     if len(columns[0]) < 2 or len(rows[0]) < 2:
         return None
     cells: dict[tuple[int, int], list[float]] = {}
@@ -165,17 +171,18 @@ def _map(table: Any, metric: str, x: str, y: str) -> Any | None:
     )
 
 
-def _binned(values: list[Any]) -> tuple[list[str], list[int]]:
+def _binned(values: list[Any], unit: str) -> tuple[list[str], list[int]]:
     """Return labels in order, and the place of each value among them; many numbers are grouped."""
     words = isinstance(values[0], (str, bool))
     distinct = list(dict.fromkeys(values)) if words else sorted(set(values))
     if words or len(distinct) <= _SCATTERED:
         at = {value: i for i, value in enumerate(distinct)}
-        return [_short(text(value)) for value in distinct], [at[value] for value in values]
+        return [_short(text(value, unit)) for value in distinct], [at[value] for value in values]
     column = np.array(values, float)
     edges = np.quantile(column, np.linspace(0, 1, _BINS + 1))
     place = np.clip(np.searchsorted(edges, column, side="right") - 1, 0, _BINS - 1)
-    labels = [f"{a:.3g} – {b:.3g}" for a, b in itertools.pairwise(edges)]
+    ends = [text(edge, unit) if unit else f"{edge:.3g}" for edge in map(float, edges)]
+    labels = [f"{a} – {b}" for a, b in itertools.pairwise(ends)]
     return labels, [int(i) for i in place]
 
 
@@ -196,6 +203,7 @@ def _short(value: Any) -> Any:
     return html.escape(value if len(value) <= 40 else value[:37] + "...")
 
 
-def _unit(table: Any, axis: str) -> str:
-    metadata = table.schema.field(axis).metadata or {}
+def unit_of(table: Any, name: str) -> str:
+    """Return the SI unit of a column of quantities, such as "B/s"; "" of all others."""
+    metadata = table.schema.field(name).metadata or {}
     return str(metadata.get(b"unit", b"").decode())

@@ -64,7 +64,7 @@ def fleet_command(
 ) -> None:
     """Find the fleet of least cost for a rate, or of the most rate for a budget."""
     from app.files import check_targets
-    from app.progress import bar
+    from app.progress import COMPILING, bar
     from solvers.fleet import fleet, to_json
     from solvers.fleet_search import Effort
     from solvers.fleet_simulate import Run
@@ -72,7 +72,7 @@ def fleet_command(
     path = find_fleet(file)
     check_targets(json, html, None, reads=path)
     run = Run(warmup, measure, replications, tolerance, seed) if simulate else None
-    with bar("searching", "reading") as tell:
+    with bar("searching", COMPILING if simulate else "reading") as tell:
         found = fleet(
             _question(path, trace),
             effort=Effort(gap, seconds),

@@ -13,6 +13,8 @@ from app import interrupt
 Tell = Callable[[float, str], None]
 """Gets the share that is done and what it amounts to; raises KeyboardInterrupt after Ctrl-C."""
 
+COMPILING = "getting ready; a policy is compiled once, for a minute or two"
+"""What commands that simulate begin with."""
 _PATIENCE_S = 2.0  # work that takes less shows nothing
 _LINE_S = 10.0  # between two lines where nobody looks at a terminal
 

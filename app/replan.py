@@ -153,14 +153,14 @@ def replan_command(
             write_page(html, decision_page(decision))
         emit(json, lambda: _finite(to_json(decision)), lambda: show_decision(decision))
         return
-    from app.progress import bar
+    from app.progress import COMPILING, bar
     from solvers.replan_compose import read_day
     from solvers.replan_day import Lab, replan_day
     from solvers.replan_day import to_json as day_to_json
 
     assert day is not None
     lived = read_day(day, rate_aps=rate, copies=copies)
-    with bar("driving", "getting ready; a policy is compiled once, for a minute") as tell:
+    with bar("driving", COMPILING) as tell:
         found = replan_day(
             asked,
             lived,

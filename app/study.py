@@ -38,7 +38,7 @@ def study_run(
 ) -> None:
     """Work on every point of a study that DIR has not yet."""
     from app.files import check_targets
-    from app.progress import bar
+    from app.progress import COMPILING, bar
     from solvers.study import load_study, run_study
 
     check_targets(json, None, None, reads=file)
@@ -46,7 +46,8 @@ def study_run(
     done = 0
 
     try:
-        with bar("studying", "starting workers") as tell:
+        simulated = study.spec.method == "simulation"
+        with bar("studying", COMPILING if simulated else "starting workers") as tell:
 
             def progress(finished: int, share: float, text: str) -> None:
                 nonlocal done

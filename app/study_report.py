@@ -73,6 +73,11 @@ def summary_of(manifest: Manifest, table_: Any) -> dict[str, Any]:
             metric: {"is": way, "points": best_points(table_, metric, way)}
             for metric, way in goal_of(manifest, table_).items()
         },
+        "units": {
+            name: unit
+            for name in (*manifest["axes"], *manifest["metrics"])
+            if (unit := figures.unit_of(table_, name))
+        },
         "failures": [{"failure": k, "reason": r, "points": n} for k, r, n in why],
     }
 
@@ -96,7 +101,7 @@ def show_report(manifest: Manifest, found: Mapping[str, Any]) -> None:
         for _ in rows:
             shown.add_column(justify="right")
         for head in _heads(manifest, rows):  # a line each: names are long, and there may be many
-            shown.add_row(head, *(figures.text(row[head]) for row in rows))
+            shown.add_row(head, *(_shown(found, head, row) for row in rows))
         console.print(shown)
     if found["failures"]:
         console.print("")
@@ -118,6 +123,10 @@ def _heads(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [head for head in heads if not rows or head in rows[0]]
 
 
+def _shown(found: Mapping[str, Any], head: str, row: Mapping[str, Any]) -> str:
+    return figures.text(row[head], found["units"].get(head, ""))
+
+
 def report_html(manifest: Manifest, table_: Any) -> str:
     """Return the report as one page that needs nothing else; everything from the study is escaped."""
     found = summary_of(manifest, table_)
@@ -132,7 +141,7 @@ def report_html(manifest: Manifest, table_: Any) -> str:
     parts = [_tiles(found)]
     for metric, best in found["best"].items():
         heads = _heads(manifest, best["points"])
-        rows = [[figures.text(row[head]) for head in heads] for row in best["points"]]
+        rows = [[_shown(found, head, row) for head in heads] for row in best["points"]]
         title = markup.escape(f"Best points: {best['is']} {metric}")
         parts += [f"<h2>{title}</h2>", table(heads, rows, text=0)]
     if drawn:

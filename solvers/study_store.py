@@ -146,7 +146,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{file} is of version {found['version']}; this toolkit reads {VERSION}"
             )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path} is no study: it has no {MANIFEST}; give the folder that "
             f"`dualpath study run --out` wrote"

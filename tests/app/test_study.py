@@ -223,3 +223,23 @@ def test_a_simulation_study_has_means_intervals_and_its_own_seeds(tmp_path: Path
     assert rows[0]["seed"] != rows[1]["seed"]
     files = [(tmp_path / name / "results.parquet").read_bytes() for name in "ab"]
     assert files[0] == files[1]
+
+
+def test_values_are_shown_with_their_units(tmp_path: Path) -> None:
+    base = ROOT / "examples" / "deepseek-660b-2p4d.yaml"
+    (tmp_path / "study.yaml").write_text(
+        f"name: units\nbase: {base}\naxes:\n"
+        "  cluster.prefill.node.snic: [400 Gbps, 800 Gbps]\n"
+        "  slo.tpot: [50 ms, 80 ms]\n"
+        "method: closed form\nmetrics: [throughput_requests_per_s]\n"
+    )
+    out = tmp_path / "out"
+    dualpath("study", "run", tmp_path / "study.yaml", "--out", out, "--workers", "1")
+    page = tmp_path / "report.html"
+    said = dualpath("study", "report", out, "--html", page)
+    for text in (said.stdout, page.read_text()):
+        assert "100 GB/s" in text
+        assert "80 ms" in text
+    found = json.loads(dualpath("study", "report", out, "--json", "-").stdout)
+    assert found["units"] == {"cluster.prefill.node.snic": "B/s", "slo.tpot": "s"}
+    assert found["best"]["throughput_requests_per_s"]["points"][0]["slo.tpot"] in (0.05, 0.08)
