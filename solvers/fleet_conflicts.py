@@ -17,7 +17,7 @@ import numpy as np
 from dualpath_model.errors import DualPathError
 from solvers.fleet_parts import Goal
 from solvers.fleet_question import Question, margin_words
-from solvers.fleet_search import Effort, Tell, best, nothing
+from solvers.fleet_search import Effort, Tell, best, least_rate, nothing
 from solvers.fleet_uses import Uses
 
 _ANY = Effort(gap=1e6, time_s=20.0)  # the first fleet that is found is enough
@@ -88,14 +88,19 @@ def _of_fleet(question: Question) -> Iterator[Requirement]:
         if rate:
             name = question.scenario.classes[k].name
             yield Requirement(f"{rate:,.4g} requests/s of '{name}'", _without_fixed(k))
-    if question.required:
-        words = f"{question.required:,.4g} requests/s (require)"
+    if question.required is None or question.required > 0:
+        words = "any rate at all"
+        if question.required is not None:
+            words = f"{question.required:,.4g} requests/s (require)"
         yield Requirement(words, lambda q, u: (replace(q, required=0.0), u))
 
 
 def explain(question: Question, uses: Uses, tell: Tell = nothing) -> str:
     """Return one sentence: what contradicts what, and what would be possible."""
     everything = requirements(question, uses)
+    if question.required is None:
+        # The least rate that is one: unlike the most rate, its cost is bounded without a budget.
+        question = replace(question, required=least_rate(question, uses))
     kept = smallest(question, uses, everything, tell)
     if not kept:
         return "there is no fleet, and the solver cannot say why; relax a limit"
@@ -160,10 +165,8 @@ def _possible(
     try:
         most = best(*asked, goal=Goal.MOST_RATE, effort=_NEAR)
     except DualPathError:
-        most = None
-    if most is None:
         return "; give up or relax one of them"
-    if most.rate <= 0:
+    if most is None:
         return "; give up or relax one of them (without the last, no rate at all is possible)"
     return (
         f"; give up or relax one of them (without the last, up to {_down(most.rate):,} requests/s are "

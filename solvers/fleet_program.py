@@ -86,8 +86,9 @@ def _run(model: Any, built: Built, wish: Wish, unit: float) -> Answer:
         raise InputError(
             "nothing bounds the rate: no resource limits it; name one that does in resources"
         )
-    first = next((v for row in built.count for v in row if not isinstance(v, int)), None)
-    if first is None or first.value() is None:
+    counted = [v for row in built.count for v in row if not isinstance(v, int)]
+    # No count may be a variable: then the limits leave no node at all, and that is an answer.
+    if counted[0].value() is None if counted else status != "Optimal":
         raise DualPathError(
             f"the solver ended with '{status}' and no fleet; allow more time or a larger gap"
         )

@@ -16,13 +16,15 @@ import numpy as np
 
 from dualpath_model.errors import DualPathError
 from solvers.fleet_parts import NO_LOSS, Answer, Goal, Loss, Wish
-from solvers.fleet_program import solve
+from solvers.fleet_program import rate_unit, solve
 from solvers.fleet_question import Counts, Question
 from solvers.fleet_serve import after, losses, served
 from solvers.fleet_uses import Uses
 
 TOLERANCE = 1e-6
 """Share of the rate by which rounding in the solver may miss it."""
+_LEAST_RATE = 1e-5
+"""Of what one node serves: less is rounding, and no rate."""
 _ENOUGH = 1 << 24
 _MOST_ROUNDS = 200
 _DISAGREE = 1e-3
@@ -69,8 +71,8 @@ def best(
 ) -> Found | None:
     """Return the fleet of least cost for the required rate, or of the most rate for the budget.
 
-    None where there is none. ``goal``: MOST_RATE where a rate is required asks for as much of it as is
-    possible.
+    None where there is none, or none that serves any rate where the most is asked for. ``goal``:
+    MOST_RATE where a rate is required asks for as much of it as is possible.
     Raises InputError if nothing bounds the answer.
     """
     effort = effort or Effort()
@@ -115,7 +117,7 @@ def _most_rate(question: Question, uses: Uses, effort: Effort, tell: Tell) -> Fo
         ceiling=question.required,
     )
     answer, wish = _surviving(question, uses, wish, tell)
-    if answer is None:
+    if answer is None or answer.value < least_rate(question, uses):
         return None
     gap = _gap(answer.value, answer.bound)
     rate = answer.value * (1.0 - 1e-9)
@@ -128,6 +130,11 @@ def _most_rate(question: Question, uses: Uses, effort: Effort, tell: Tell) -> Fo
     if least is not None:
         return replace(least, gap=gap)
     return Found(answer.counts, question.cost(answer.counts), rate, gap, _decided(wish))
+
+
+def least_rate(question: Question, uses: Uses) -> float:
+    """Return the requests/s from which on the most rate is one, and not the solver's rounding."""
+    return _LEAST_RATE * rate_unit(question, uses, None)
 
 
 def _start(question: Question) -> tuple[tuple[int, Loss], ...]:
@@ -161,13 +168,15 @@ def _surviving(
     question: Question, uses: Uses, wish: Wish, tell: Tell
 ) -> tuple[Answer | None, Wish]:
     """Solve, add what the answer does not survive, and solve again. None: infeasible."""
-    for number in range(_MOST_ROUNDS):
+    for _ in range(_MOST_ROUNDS):
         added = len(wish.rows) - len(question.cases)
         tell(f"{wish.goal}, {added} losses of nodes" if added else str(wish.goal))
         answer = solve(question, uses, wish)
         if answer.status == "infeasible":
             return None, wish
-        rate = answer.value if wish.goal is Goal.MOST_RATE else (wish.rate or 0.0)
+        rate = wish.rate or 0.0
+        if wish.goal is Goal.MOST_RATE and answer.value >= least_rate(question, uses):
+            rate = answer.value
         found = _not_survived(question, uses, answer.counts, rate)
         missing = [row for _, row in found if row not in wish.rows]
         if not missing:
@@ -177,7 +186,6 @@ def _surviving(
                     f"{found[0][0]:.1%} of the rate; this is a mistake of ours: report it with the file"
                 )
             return answer, wish
-        del number
         wish = replace(wish, rows=(*wish.rows, *missing))
     raise DualPathError(
         f"after {_MOST_ROUNDS} rounds there are still losses of nodes that the fleet does not survive; "

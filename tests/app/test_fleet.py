@@ -158,6 +158,29 @@ def test_an_infeasible_fleet_ends_with_1_and_the_conflict(
     assert "requests/s (require)" in said or "lost" in said or "loss" in said
 
 
+@pytest.mark.parametrize(
+    ("budget", "survive", "words"),
+    [
+        (40.0, 0, "40.0 USD/h (limits.budget_usd_per_hour) and any rate at all"),
+        (110.0, 0, "110.0 USD/h (limits.budget_usd_per_hour) and any rate at all"),
+        (360.0, 4, "the loss of any 4 nodes (limits.survive), 360.0 USD/h"),
+    ],
+)
+def test_a_budget_for_no_fleet_ends_with_1_and_the_conflict(
+    file: Path, tmp_path: Path, budget: float, survive: int, words: str
+) -> None:
+    fields = yaml.safe_load(file.read_text())
+    del fields["require"], fields["kinds"][1]["owned"]
+    fields["limits"] = {"budget_usd_per_hour": budget, "survive": survive}
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump(fields))
+    done = dualpath("fleet", small, "--no-simulate")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (said,) = done.stderr.strip().splitlines()
+    assert said.startswith(f"dualpath: no fleet: {words}")
+
+
 def test_bad_calls_are_refused_in_one_sentence(file: Path, tmp_path: Path) -> None:
     assert "neither a file nor a shipped one" in refused("fleet", "coding-agent")
     assert "coding-agents" in refused("fleet", "coding-agent")

@@ -107,6 +107,35 @@ def test_most_rate_for_a_budget_equals_brute_force(survive: int) -> None:
     assert found.cost <= 360.0
 
 
+@pytest.mark.parametrize(
+    ("budget", "survive"), [(40.0, 0), (60.0, 0), (110.0, 0), (150.0, 0), (360.0, 3), (360.0, 4)]
+)
+def test_a_budget_for_no_fleet_is_one_part_of_the_conflict(budget: float, survive: int) -> None:
+    limits = {"budget_usd_per_hour": budget, "survive": survive}
+    asked = question(kinds=KINDS, limits=limits)
+    possible = any(
+        all(promised(asked, asked.cases[0], left, 1.0) > 0 for left in all_lost(counts, survive))
+        for counts in everything(asked)
+        if cost_of(asked, counts) <= budget and counts.sum() > survive
+    )
+    assert possible == (budget == 150.0)
+    if possible:
+        assert fleet(asked, explain=False, points=0).requests_per_s > 0
+        return
+    with pytest.raises(InfeasibleError) as raised:
+        fleet(asked)
+    lost = f"the loss of any {survive} nodes (limits.survive), " if survive else ""
+    budget_words = f"{lost}{budget} USD/h (limits.budget_usd_per_hour) and any rate at all"
+    assert str(raised.value).startswith(f"no fleet: {budget_words} cannot be met together")
+
+
+def test_what_else_leaves_no_rate_for_a_budget_is_named_and_the_budget_is_not() -> None:
+    kinds = [kind | {"power_kw": 10.0} for kind in KINDS]
+    limits = {"budget_usd_per_hour": 400.0, "power_kw": 15.0, "survive": 1}
+    with pytest.raises(InfeasibleError, match=r"^no fleet: 15.0 kW \(limits.power_kw\) and any"):
+        fleet(question(kinds=kinds, limits=limits))
+
+
 @given(st.data())
 def test_a_fleet_of_given_nodes_serves_what_the_full_lp_says(data: st.DataObject) -> None:
     asked = random_question(data.draw(st.integers(0, 30)))
@@ -346,6 +375,7 @@ def test_a_conflict_is_one_and_none_of_it_can_be_left_out(seed: int) -> None:
     [
         ({"nodes": 4}, KINDS, ["4 nodes (limits.nodes)", "200 requests/s (require)"]),
         ({"budget_usd_per_hour": 90.0}, KINDS, ["90.0 USD/h", "200 requests/s (require)"]),
+        ({"budget_usd_per_hour": 40.0}, KINDS, ["40.0 USD/h", "no rate at all is possible"]),
         ({}, KINDS, ["at most 4 of paper-hopper", "at most 3 of dgx-h200", "200 requests/s"]),
     ],
 )
