@@ -136,13 +136,18 @@ def _lower(question: Question, missed: Tried | None, measured: list[Reach]) -> M
     if missed is None:
         return shares[0], shares[1]
     slo = question.scenario.slo
-    kept = slo.ttft_s / missed.ttft_s, slo.tpot_s / missed.tpot_s  # of what fails below 1
+    kept = _part(slo.ttft_s, missed.ttft_s), _part(slo.tpot_s, missed.tpot_s)
     if all(new > _STEP * old for new, old in zip(shares, question.margins, strict=True)):
         shares = [
             min(new, old * min(_STEP, max(_STRIDE, part)) if part < 1.0 else old)
             for new, old, part in zip(shares, question.margins, kept, strict=True)
         ]
     return shares[0], shares[1]
+
+
+def _part(allowed_s: float, took_s: float) -> float:
+    """Return the part of a latency that is allowed: below 1 where it was missed."""
+    return allowed_s / took_s if took_s > 0 else math.inf  # no TPOT where no turn has a third token
 
 
 def _pool(

@@ -161,6 +161,9 @@ def test_margins_fall_to_what_was_measured_and_never_rise() -> None:
     assert _lower(one, slow, [reached(0.7), reached(0.95)]) == (pytest.approx(0.6 * 0.8), 0.9)
     jerky = Tried("forecast", "", 1.0, 0.0505, False)
     assert _lower(one, jerky, [reached(0.7), reached(0.95)]) == (0.6, pytest.approx(0.9 * 0.97))
+    # Turns of two tokens have no TPOT: that pool was not slow.
+    short = Tried("forecast", "", 5.0, 0.0, False)
+    assert _lower(one, short, [reached(0.7), reached(0.95)]) == (pytest.approx(0.6 * 0.8), 0.9)
     stuck = Tried("forecast", "", math.inf, math.inf, False)
     assert _lower(one, stuck, [reached(0.7), reached(0.95)]) == pytest.approx((0.48, 0.72))
 
