@@ -28,7 +28,10 @@ PROMISES = (
     "Requests a second. The planning model (a linear program, LP) knows rates and means, not "
     "queues, so it promises more than is served in time; 'within the SLO' is what counts here."
 )
-WORTH = "Every requirement is loosened by one step and the fleet is found again."
+WORTH = (
+    "Every requirement by itself is loosened by one step or dropped, a required rate is raised by "
+    "1 %, and the fleet is found again."
+)
 
 GLOSSARY = (
     ("turn (request)", "one question to the LLM and its answer; an agent's session has many"),

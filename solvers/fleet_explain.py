@@ -1,5 +1,7 @@
 """What decides a fleet: each requirement a little looser, or gone, and the answer found anew.
 
+Only a required rate is raised in place of lowered: what a little more of it costs is what is asked.
+
 Integer programs have no dual values, so the price of a limit is what one more of it changes, by
 solving again.
 """
@@ -42,7 +44,8 @@ def explain(
     tell: Tell,
     stage: Callable[[float], None],
 ) -> list[Worth]:
-    """Return the worth of every requirement that could be looser, and of one more node of each kind.
+    """Return the worth of every requirement that could be looser, of 1 % more required rate, and of one
+    more node of each kind.
 
     ``stage`` gets the share that is done. Below the gap of the two solutions a difference is rounding
     and not binding.
@@ -94,6 +97,9 @@ def _of_fleet(question: Question, uses: Uses) -> Iterator[_Change]:
     if limits.kinds_per_role is not None and limits.kinds_per_role < len(question.kinds):
         more_kinds = question.with_limits(kinds_per_role=limits.kinds_per_role + 1)
         yield "requirement", "one more kind in a role", more_kinds, uses
+    places = {kind.place for kind in question.kinds} - {None}
+    if limits.places is not None and limits.places < len(places):
+        yield "requirement", "one more place", question.with_limits(places=limits.places + 1), uses
     if limits.survive:
         words = f"survive {limits.survive - 1} lost nodes instead of {limits.survive}"
         yield "requirement", words, question.with_limits(survive=limits.survive - 1), uses

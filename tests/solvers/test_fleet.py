@@ -411,6 +411,25 @@ def test_worth_is_the_difference_of_two_searches() -> None:
         tried = cheapest(other, 50.0)
         assert tried is not None
         assert worth[change] == pytest.approx(answer.cost_usd_per_hour - tried[0], abs=1e-6)
+    # As the report says: all are looser, but for the required rate.
+    dearer = {one.change for one in answer.worth if (one.worth or 0.0) < 0}
+    assert dearer <= {"1 % more required rate"}
+
+
+def test_one_more_place_is_worth_what_the_nodes_there_save() -> None:
+    """Decode nodes are cheap in the other place, and no other requirement binds."""
+    here = KINDS[0] | {"price_usd_per_hour": 90.0, "place": "a", "roles": ["prefill"]}
+    dear = KINDS[1] | {"price_usd_per_hour": 300.0, "place": "a"}
+    there = KINDS[1] | {"name": "there", "place": "b", "roles": ["decode"]}
+    asked = base(kinds=[here, dear, there])
+    answer = fleet(asked, effort=EXACT, points=0)
+    worth = {one.change: one for one in answer.worth if one.what == "requirement"}
+    both = cheapest(asked.with_limits(places=2), 50.0)
+    assert both is not None
+    assert worth["one more place"].binding
+    assert worth["one more place"].worth == pytest.approx(answer.cost_usd_per_hour - both[0])
+    everywhere = fleet(asked.with_limits(places=2), effort=EXACT, points=0)
+    assert "one more place" not in {one.change for one in everywhere.worth}
 
 
 def test_the_front_has_no_fleet_that_another_one_beats() -> None:
