@@ -107,6 +107,8 @@ def _whether(fleet: Fleet) -> str:
         )
     if fleet.simulation.holds:
         first = tried[0]
+        if untried := view.untried_words(fleet):
+            lost += f" ({untried})"
         return (
             f"In simulation it serves {served} with {promise}{also}{lost}; as foreseen it takes "
             f"{first.ttft_s:.2f} s and {first.tpot_s * 1e3:.1f} ms."
@@ -235,6 +237,8 @@ def failure(fleet: Fleet) -> str:
             f" {good} of {len(lost)} simulated failures kept the promise; the slowest "
             f"({slowest.loss}, '{slowest.case}') had {waits}."
         )
+        if untried := view.untried_words(fleet):
+            said += f" {untried.capitalize()}; the others by the planning model alone."
     return said + (
         " What is in flight on a failed node is lost and starts again; that moment is not simulated."
     )

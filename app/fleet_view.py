@@ -171,7 +171,20 @@ def simulation_words(fleet: Fleet) -> list[str]:
             else f"at the required rate {bad} of {len(found.tried)} runs missed the SLO: "
             f"lower margin, or let it be measured with margin: simulated"
         )
+    if untried := untried_words(fleet):
+        said.append(untried)
     return said
+
+
+def untried_words(fleet: Fleet) -> str:
+    """Say how many of the losses were simulated; "" where all were."""
+    found = fleet.simulation
+    if found.losses_tried >= found.losses:
+        return ""
+    return (
+        f"of {found.losses:,} ways to lose {nodes_words(fleet.survive)} the {found.losses_tried} that "
+        f"leave least were simulated"
+    )
 
 
 def margin_words(margins: tuple[float, float]) -> str:

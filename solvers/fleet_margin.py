@@ -42,7 +42,8 @@ class Simulation:
     """What the simulator says. ``skipped``: why it was not asked, "" if it was.
 
     ``reach``: the whole fleet under the forecast; ``pools``: each pool where its margin was measured;
-    ``margins``: those that were tried, the last ones hold where they were measured.
+    ``margins``: those that were tried, the last ones hold where they were measured. ``losses``: ways
+    to lose as many nodes as must be survived; of many, ``tried`` has those that leave least.
     """
 
     skipped: str
@@ -50,6 +51,12 @@ class Simulation:
     tried: tuple[Tried, ...] = ()
     margins: tuple[Margins, ...] = ()
     pools: tuple[Reach, ...] = ()
+    losses: int = 0
+
+    @property
+    def losses_tried(self) -> int:
+        """How many losses were simulated."""
+        return sum(1 for one in self.tried if one.loss)
 
     @property
     def holds(self) -> bool:
@@ -108,7 +115,8 @@ def simulated(question: Question, found: Found, bench: Bench) -> tuple[Question,
         if not first and not (question.measured and failed):
             whole = _whole(question, found, bench)
             results = tuple(one for _, _, one in tried)
-            told = Simulation("", (whole,), results, tuple(margins), tuple(pools))
+            ways = _ways(question, found)
+            told = Simulation("", (whole,), results, tuple(margins), tuple(pools), ways)
             return question, found, told
         case, loss = failed[0] if failed else (question.cases[0], NO_LOSS)
         measured = [_pool(question, found, case, loss, pool, bench) for pool in POOLS]
@@ -126,8 +134,11 @@ def simulated(question: Question, found: Found, bench: Bench) -> tuple[Question,
 
 def _expected(question: Question, found: Found) -> int:
     """Return the pieces of one round: a run of each case and loss, and the search on the whole fleet."""
-    ways = sum(1 for _ in losses(found.counts, question.limits.survive))
-    return len(question.cases) + min(ways, _MOST_TRIED) + 1
+    return len(question.cases) + min(_ways(question, found), _MOST_TRIED) + 1
+
+
+def _ways(question: Question, found: Found) -> int:
+    return sum(1 for _ in losses(found.counts, question.limits.survive))
 
 
 def _lower(question: Question, missed: Tried | None, measured: list[Reach]) -> Margins:
@@ -187,7 +198,7 @@ def _whole(question: Question, found: Found, bench: Bench) -> Reach:
 
 
 def _tried(question: Question, found: Found, bench: Bench) -> list[tuple[Case, Loss, Tried]]:
-    """Simulate every case with all nodes, and the hardest case after each loss."""
+    """Simulate every case with all nodes, and the hardest case after each loss, or the worst losses."""
     rows = [(case, NO_LOSS) for case in question.cases]
     ways = []
     for loss in losses(found.counts, question.limits.survive):

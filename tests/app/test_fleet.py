@@ -280,6 +280,22 @@ def test_a_fleet_that_misses_the_slo_is_not_recommended(found: Fleet) -> None:
     assert "as foreseen it takes 1.50 s and 40.0 ms" in fleet_html(good)
 
 
+def test_losses_that_were_not_simulated_are_told(
+    found: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = (Tried("forecast", "", 1.5, 0.04, True), Tried("forecast", "1 a", 2.0, 0.04, True))
+    said = "f 3 ways to lose 1 node the 1 that leave least were simulated"
+    for ways in (1, 3):
+        part = replace(
+            found, simulation=Simulation("", (), runs, ((0.5, 0.5),), losses=ways), survive=1
+        )
+        show_fleet(part)
+        assert (said in capsys.readouterr().out) is (ways == 3)
+        text = fleet_html(part)
+        assert text.count(said) == (3 if ways == 3 else 0)  # the answer, failures, simulation
+        assert (f"with any 1 node down too (o{said})" in text) is (ways == 3)
+
+
 def test_a_fleet_without_reserve_or_outlook_says_so(file: Path, tmp_path: Path) -> None:
     fields = yaml.safe_load(file.read_text())
     bare = tmp_path / "bare.yaml"

@@ -18,8 +18,9 @@ from solvers.fleet_outlook import FIGURES
 from solvers.fleet_pace import added_s, node_share
 from solvers.fleet_question import Question
 from solvers.fleet_search import Effort, best
-from solvers.fleet_serve import served
+from solvers.fleet_serve import after, losses, served
 from solvers.fleet_simulate import Reach, Run, Tried, longest_life_s
+from solvers.fleet_simulate import words as loss_words
 from solvers.fleet_uses import uses_of
 from solvers.simulator.constants import fitted
 from tests.solvers.fleets import question
@@ -195,6 +196,39 @@ def test_a_search_for_margins_ends_when_every_run_holds(monkeypatch: Any) -> Non
     assert answer.margins == (0.45, 0.8)
     assert [one.share for one in told.pools] == [0.5, 0.8]
     assert told.holds
+
+
+def test_of_many_losses_the_worst_are_simulated_and_how_many_there_are_is_told(
+    monkeypatch: Any,
+) -> None:
+    one = asked(limits={"survive": 2})
+    uses = uses_of(one)
+    found = best(one, uses, effort=EXACT)
+    assert found is not None
+    ways = sorted(
+        (served(one, uses, after(found.counts, loss), 0, 50.0), loss_words(one, loss))
+        for loss in losses(found.counts, 2)
+    )
+    assert len(ways) > 2
+    monkeypatch.setattr("solvers.fleet_margin._MOST_TRIED", 2)
+    monkeypatch.setattr("solvers.fleet_simulate.reach", lambda *_: reached(1.0))
+    monkeypatch.setattr(
+        "solvers.fleet_simulate.attempt",
+        lambda question, case, _, loss, *__: Tried(
+            case.name, loss_words(question, loss), 1.0, 0.04, True
+        ),
+    )
+
+    def find(question: Question) -> Any:
+        raise AssertionError(question)
+
+    bench = Bench(uses, Run(), find, Pieces(lambda share, text: None))
+    _, _, told = simulated(one, found, bench)
+    assert (told.losses, told.losses_tried) == (len(ways), 2)
+    assert [run.loss for run in told.tried] == ["", *(loss for _, loss in ways[:2])]
+    monkeypatch.setattr("solvers.fleet_margin._MOST_TRIED", 40)
+    _, _, told = simulated(one, found, bench)
+    assert told.losses == told.losses_tried == len(ways)
 
 
 def test_progress_never_passes_the_whole() -> None:
