@@ -19,9 +19,6 @@ from solvers.fleet_serve import after
 _MOST_SESSIONS = 20_000
 _MOST_TURNS = 2e7
 """Of one run: ten minutes of computing and some gigabytes."""
-_OVERLOADED = 5.0
-"""A run stops when so many times the requests wait that a TTFT at the SLO would leave waiting."""
-_SAMPLE_S = 20.0
 _ENOUGH_TURNS = 1e5
 _LEAST_MEASURED_S = 300.0
 _LIVES = 1.5
@@ -184,7 +181,7 @@ def attempt(
 ) -> Tried:
     """Simulate the case's rates on what a loss leaves, and hold mean TTFT and TPOT against the SLO."""
     from solvers.simulator.experiments import execute
-    from solvers.simulator.model import Simulation
+    from solvers.simulator.probe import SAMPLE_S, agents_for, latencies, overloaded
 
     rates = question.rates(case, rate)
     left = after(counts, loss)
@@ -194,35 +191,23 @@ def attempt(
     scenario, sessions_per_s = mixed(question.on(case, left, rate), rates)
     warmup_s, measure_s = run.seconds(scenario, float(rates.sum()))
     slo = scenario.slo
-    waiting_allowed = _OVERLOADED * slo.ttft_s * float(rates.sum())
-
-    def hopeless(simulation: Simulation) -> bool:
-        world = simulation.sim.world
-        queues = (world.prefill_queues, world.decode_queues, world.buffer_queues)
-        return sum(float(queue.length.sum()) for queue in queues) > waiting_allowed
-
-    expected = sessions_per_s * (warmup_s + measure_s)
+    horizon_s = warmup_s + measure_s
     try:
         outcome = execute(
             scenario,
             question.policy,
-            agents=math.ceil(expected + 4 * math.sqrt(expected) + 1),
+            agents=agents_for(sessions_per_s, horizon_s),
             rate_aps=sessions_per_s,
             seed=run.seed,
-            until_s=warmup_s + measure_s,
+            until_s=horizon_s,
             warmup_s=warmup_s,
-            sample_s=_SAMPLE_S,
-            hopeless=hopeless,
+            sample_s=SAMPLE_S,
+            hopeless=overloaded(slo.ttft_s, float(rates.sum())),
             progress=lambda done, _s, turns: progress(done, f"{case.name}: {turns:,} turns"),
         ).whole()
     except InfeasibleError:  # what is left does not hold the LLM
         return Tried(case.name, name, math.inf, math.inf, False)
-    summary = outcome.summary
-    # The kernel's time is whole nanoseconds: a run that went to its end may end a little before.
-    ended = summary.end_s >= warmup_s + measure_s - 1e-6
-    stopped = not ended and summary.agents_ended < summary.agents
-    ttft = math.inf if stopped else summary.ttft_s.get("mean", math.inf)
-    tpot = math.inf if stopped else summary.tpot_s.get("mean", 0.0)
+    ttft, tpot = latencies(outcome.summary, horizon_s)
     return Tried(case.name, name, ttft, tpot, ttft <= slo.ttft_s and tpot <= slo.tpot_s)
 
 

@@ -15,12 +15,10 @@ from dualpath_model.scenario import Scenario
 from solvers import planner
 from solvers.simulator.constants import Constants
 from solvers.simulator.experiments import Simulated, execute
-from solvers.simulator.model import Simulation, Switches
+from solvers.simulator.model import Switches
+from solvers.simulator.probe import SAMPLE_S, agents_for, latencies, overloaded
 
 Statistic = Literal["mean", "p50", "p90", "p99"]
-_SAMPLE_S = 20.0
-_OVERLOADED = 5.0
-"""A run stops when so many times the requests wait that a TTFT at the SLO would leave waiting."""
 _LEAST_SHARE = 1e-3  # of the LP's rate: below it no rate is looked for
 _NEIGHBOUR = 1.06  # the rates of two seeds differ by less, mostly
 
@@ -130,28 +128,20 @@ def capacity(
             progress(min(1.0, len(probes) / likely), len(probes))
 
     def probe(seed: int, rate: float) -> bool:
-        waiting_allowed = _OVERLOADED * slo.ttft_s * rate * turns
-
-        def hopeless(run: Simulation) -> bool:
-            world = run.sim.world
-            queues = (world.prefill_queues, world.decode_queues, world.buffer_queues)
-            return sum(float(queue.length.sum()) for queue in queues) > waiting_allowed
-
         horizon = warmup_s + measure_s
-        expected = rate * horizon
         outcome = execute(
             scenario,
             policy,
-            agents=math.ceil(expected + 4 * math.sqrt(expected) + 1),
+            agents=agents_for(rate, horizon),
             rate_aps=rate,
             seed=seed,
             until_s=horizon,
             warmup_s=warmup_s,
-            sample_s=_SAMPLE_S,
+            sample_s=SAMPLE_S,
             constants=constants,
             switches=switches,
             compiled=compiled,
-            hopeless=hopeless,
+            hopeless=overloaded(slo.ttft_s, rate * turns),
             progress=still_here,
         )
         summary = outcome.whole().summary
@@ -257,10 +247,7 @@ def _judge(
     tpot_slo_s: float,
 ) -> Probe:
     """Hold a run against the SLO; one in which no turn ends after the warm-up says nothing, so no."""
-    # The kernel's time is whole nanoseconds: a run that went to its end may end a little before.
-    stopped = summary.end_s < horizon - 1e-6 and summary.agents_ended < summary.agents
-    ttft = math.inf if stopped else summary.ttft_s.get(statistic, math.inf)
-    tpot = math.inf if stopped else summary.tpot_s.get(statistic, 0.0)
+    ttft, tpot = latencies(summary, horizon, statistic)
     holds = ttft <= ttft_slo_s and tpot <= tpot_slo_s
     return Probe(seed, rate, ttft, tpot, holds, summary.agent_s.get("mean", math.nan))
 
