@@ -110,7 +110,7 @@ def front(fleet: Fleet) -> Any:
         y=[point.requests_per_s for point in fleet.front],
         mode="lines+markers",
         name="the most for the money",
-        line={"shape": "hv", "color": ASKED},
+        line={"dash": "dot", "width": 1, "color": ASKED},
         text=[html.escape(row[0]) for row in view.point_rows(fleet)],
         hovertemplate="%{y:,.1f} turns/s for %{x:,.2f} USD/h<br>%{text}<extra></extra>",
     )

@@ -21,8 +21,8 @@ NEXT = (
     "change their role, from prefill to decode or back."
 )
 FRONT = (
-    "Each step is the fleet that serves most for its money, under the same forecast, margins and "
-    "failures; left of or above the line there is none."
+    "Each point is a fleet that serves most for its money, under the same forecast, margins and "
+    "failures: for less money none serves as much. Between the points there are others."
 )
 PROMISES = (
     "Requests a second. The planning model (a linear program, LP) knows rates and means, not "
