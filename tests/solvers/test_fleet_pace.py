@@ -14,7 +14,7 @@ from dualpath_model.loads import decode_point
 from dualpath_model.paths import Pool
 from solvers.fleet import fleet
 from solvers.fleet_margin import Bench, Pieces, _lower, simulated
-from solvers.fleet_outlook import FIGURES
+from solvers.fleet_outlook import FIGURES, _break
 from solvers.fleet_pace import added_s, node_share
 from solvers.fleet_question import Question
 from solvers.fleet_search import Effort, best
@@ -23,7 +23,7 @@ from solvers.fleet_simulate import Reach, Run, Tried, longest_life_s
 from solvers.fleet_simulate import words as loss_words
 from solvers.fleet_uses import uses_of
 from solvers.simulator.constants import fitted
-from tests.solvers.fleets import question
+from tests.solvers.fleets import all_lost, promised, question
 
 EXACT = Effort(gap=0.0)
 KINDS = [
@@ -295,6 +295,27 @@ def test_at_a_break_point_the_fleet_just_serves_and_a_little_further_it_does_not
         for factor, enough in ((found.factor, True), (found.factor * worse, False)):
             more = asked(margin=0.8, scenarios=[{"name": "changed", figure: factor}])
             assert (served(more, uses_of(more), counts, 1, 50.0) >= 1.0 - 1e-3) is enough, figure
+
+
+def test_after_a_loss_the_break_point_is_where_the_full_lp_node_by_node_breaks() -> None:
+    fields: dict[str, Any] = {"limits": {"survive": 1}, "margin": 0.8, "software": False}
+    one = asked(**fields)
+    found = best(one, uses_of(one), effort=EXACT)
+    assert found is not None
+
+    def full_lp(question: Question, case: int, survive: int) -> float:
+        left = all_lost(found.counts, survive)
+        return 0.8 * min(promised(question, question.cases[case], some, 50.0) for some in left)
+
+    rate = _break(one, found, "rate")
+    assert rate.factor == pytest.approx(full_lp(one, 0, 0), rel=1e-6)
+    assert rate.after_loss == pytest.approx(full_lp(one, 0, 1), rel=1e-6)
+    assert 1.0 <= rate.after_loss < 0.95 * rate.factor
+    context = _break(one, found, "context")
+    for factor, enough in ((context.after_loss, True), (1.02 * context.after_loss, False)):
+        more = asked(**fields, scenarios=[{"name": "longer", "context": factor}])
+        assert (full_lp(more, 1, 1) >= 1.0 - 1e-3) is enough
+    assert context.factor > 1.05 * context.after_loss
 
 
 def test_what_is_bought_next_is_enough_and_nothing_is_given_back() -> None:
