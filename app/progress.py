@@ -83,7 +83,7 @@ def _lines(title: str, first: str) -> Iterator[Tell]:
     def begin() -> None:
         print(f"{title}: {first}", file=sys.stderr, flush=True)
 
-    later = threading.Timer(_PATIENCE_S, begin)
+    later = threading.Timer(_LINE_S, begin)
     later.daemon = True
     if first:
         later.start()

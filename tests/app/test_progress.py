@@ -15,7 +15,7 @@ def test_long_starting_is_explained_and_short_work_is_silent(
     with progress.bar("simulating", "a policy is compiled"):
         pass
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(progress, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(progress, "_LINE_S", 0.0)
     with progress.bar("simulating", "a policy is compiled"):
         for thread in threading.enumerate():
             if isinstance(thread, threading.Timer):
@@ -27,7 +27,7 @@ def test_work_that_tells_before_has_its_own_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_LINE_S", 0.0)
-    with progress.bar("simulating", "getting ready") as tell:
+    with progress.bar("simulating") as tell:
         tell(0.5, "half of it")
     said = capsys.readouterr().err
     assert said.startswith("simulating: 50%, about ")
