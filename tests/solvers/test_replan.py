@@ -358,9 +358,18 @@ def test_the_last_residual_is_the_quantile_of_the_equilibrium_distribution(
     column = np.array(outputs, dtype=float)
     left = last_residual(column, running)
     assert 0 <= left <= column.max()
-    if running > 1:
-        survival = np.maximum(column - left, 0.0).sum() / column.sum()
-        assert survival == pytest.approx(1 / running, rel=1e-6, abs=1e-9)
+    survival = np.maximum(column - left, 0.0).sum() / column.sum()
+    assert survival == pytest.approx(min(1.0, 0.05 / running), rel=1e-6, abs=1e-9)
+
+
+def test_nineteen_of_twenty_drains_are_as_short_as_said() -> None:
+    """Drawn: requests met in proportion to their length, each at a uniform place of it."""
+    random = np.random.default_rng(11)
+    outputs = np.round(random.lognormal(5.0, 1.2, size=2_000)) + 1
+    for running in (3, 40):
+        met = random.choice(outputs, size=(20_000, running), p=outputs / outputs.sum())
+        last = (met * random.random(met.shape)).max(axis=1)
+        assert (last > last_residual(outputs, running)).mean() == pytest.approx(0.05, abs=0.006)
 
 
 def test_restart_is_given_or_follows_from_the_weights() -> None:
