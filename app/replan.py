@@ -31,8 +31,9 @@ _DAY_HEADS = (
 _STEP_HEADS = ("from", "turns", "within SLO", "nodes", "decision", "why")
 
 
-_AS_GOOD = 0.005
-"""Shares of turns within the SLO that differ by less are as good: seeds alone move them by 0.001."""
+_AS_GOOD = 0.01
+"""Shares of turns within the SLO that differ by less are as good: the draw of a day's starts alone moves
+their difference by up to 0.008 (`python -m benchmarks.replan --seeds 3`)."""
 _OF_A_DAY = ("every", "copies", "load", "search", "least")
 _OF_A_WINDOW = ("waiting", "since")
 
