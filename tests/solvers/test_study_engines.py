@@ -352,7 +352,11 @@ def test_something_else_at_the_address_is_refused_in_time(tmp_path: Path, kind: 
         )
     assert done.returncode == 2, done.stderr
     assert "something listens there, but no such cluster answers" in done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert lines[:-1] in ([], ["studying: starting workers"]), (
+        "one sentence, after what is waited for"
+    )
     assert time.monotonic() - begun < 20  # 15 for the cluster, the rest for Python to start
 
 
