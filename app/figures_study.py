@@ -108,7 +108,11 @@ def along(table: Any, metric: str, axis: str) -> Any | None:
         drawn,
         heading,
         380,
-        xaxis={"title": {"text": label}, "type": "category" if words else "linear"},
+        xaxis={
+            "title": {"text": label},
+            "type": "category" if words else "linear",
+            "exponentformat": "SI",  # 10G of bytes, where plotly would write 10B for a billion
+        },
         yaxis={"title": {"text": html.escape(metric)}},
         showlegend=True,
         legend=LEGEND,
