@@ -24,6 +24,7 @@ from app.options import (
     ConstantsOption,
     LayerwiseOption,
     PolicyOption,
+    RateOption,
     ScenarioArgument,
     SchedulerOption,
 )
@@ -165,14 +166,7 @@ def simulate(
             help="Sessions to run; default: 200, with --rate and --seconds those that arrive.",
         ),
     ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-6,
-            max=1e9,
-            help="Agents a second, Poisson; default: when sessions say, or at once.",
-        ),
-    ] = None,
+    rate: RateOption = None,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, max=1e9, help="Simulated seconds after which to stop.")
     ] = None,

@@ -34,6 +34,14 @@ PolicyOption = Annotated[
         help="See `dualpath schedule policies`; default: dualpath, or the scheduler file's."
     ),
 ]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-6,
+        max=1e9,
+        help="Agents a second, Poisson; default: when sessions say, or at once.",
+    ),
+]
 SchedulerOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Start from scheduler.json of `dualpath export scheduler`."),

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from app.options import BatchTokensOption, PolicyOption, ScenarioArgument, SchedulerOption
+from app.options import (
+    BatchTokensOption,
+    PolicyOption,
+    RateOption,
+    ScenarioArgument,
+    SchedulerOption,
+)
 from app.output import JsonOption, emit, say
 
 schedule_app = typer.Typer(help="The reference scheduler.", no_args_is_help=True)
@@ -33,14 +39,7 @@ def schedule_run(
     policy: PolicyOption = None,
     scheduler: SchedulerOption = None,
     agents: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sessions to run.")] = 200,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-6,
-            max=1e9,
-            help="Agents a second, Poisson; default: when sessions say, or at once.",
-        ),
-    ] = None,
+    rate: RateOption = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, max=1e7, help="Simulated seconds after which to stop.")
     ] = 120.0,
